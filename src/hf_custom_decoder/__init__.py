@@ -1,0 +1,26 @@
+"""Encoder-decoder models for transformers whose decoder you choose."""
+
+from .models.cache_custom_seq2seq import CustomSeq2SeqCache
+from .models.configuration_custom_seq2seq import CustomSeq2SeqConfig
+from .models.configuration_transformer_decoder import TransformerDecoderConfig
+from .models.configuration_transformer_encoder import TransformerEncoderConfig
+from .models.modeling_custom_seq2seq import CustomSeq2SeqForConditionalGeneration, CustomSeq2SeqModel
+from .models.modeling_transformer_decoder import TransformerDecoderForCausalLM, TransformerDecoderModel
+from .models.modeling_transformer_encoder import TransformerEncoderModel
+from .registration import register
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CustomSeq2SeqCache",
+    "CustomSeq2SeqConfig",
+    "CustomSeq2SeqForConditionalGeneration",
+    "CustomSeq2SeqModel",
+    "TransformerDecoderConfig",
+    "TransformerDecoderForCausalLM",
+    "TransformerDecoderModel",
+    "TransformerEncoderConfig",
+    "TransformerEncoderModel",
+]
+
+register()

@@ -1,0 +1,1 @@
+"""Model code that travels with a checkpoint."""

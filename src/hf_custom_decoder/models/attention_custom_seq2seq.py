@@ -1,0 +1,268 @@
+"""
+Attention of our encoders and decoders, through transformers' attention interface.
+
+Legend: B rows (R decoder rows in cross-attention), T query length, S key length, H query heads, K key-value heads,
+D width of a head, E width, N real tokens of a packed batch.
+"""
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedConfig
+from transformers.cache_utils import Cache, EncoderDecoderCache
+from transformers.masking_utils import create_bidirectional_mask
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from .cache_custom_seq2seq import CustomSeq2SeqCache
+from .layers_custom_seq2seq import build_norm
+from .packing_custom_seq2seq import PackedRows, is_tracing
+from .positions_custom_seq2seq import rotate
+
+
+def eager_attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs: object,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    Scaled dot-product attention as it is written (Vaswani et al. 2017, equation 1); the truth for every other kernel.
+
+    Args:
+        query (`torch.Tensor` of shape `(B, H, T, D)`), key and value (`torch.Tensor` of shape `(B, K, S, D)`).
+        attention_mask (`torch.Tensor` broadcastable to `(B, H, T, S)`, *optional*): Added to the scores.
+
+    Returns:
+        The output of shape `(B, T, H, D)` and the weights of shape `(B, H, T, S)`.
+    """
+    groups = query.shape[1] // key.shape[1]
+    if groups > 1:
+        key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+    scores = torch.matmul(query, key.transpose(2, 3)) * scaling
+    if attention_mask is not None:
+        scores = scores + attention_mask
+    weights = nn.functional.softmax(scores, dim=-1)
+    weights = nn.functional.dropout(weights, p=dropout, training=module.training)
+    return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
+
+
+def with_implementation(config: PreTrainedConfig, implementation: str) -> PreTrainedConfig:
+    """The config as transformers' mask functions read it under another attention implementation."""
+    if config._attn_implementation == implementation:
+        return config
+    twin = PreTrainedConfig()
+    twin._attn_implementation = implementation
+    for name in ("num_hidden_layers", "layer_types", "sliding_window", "hidden_size", "num_attention_heads"):
+        if hasattr(config, name):
+            setattr(twin, name, getattr(config, name))
+    return twin
+
+
+def resolve_implementation(config: PreTrainedConfig, *, output_attentions: bool = False) -> str:
+    """
+    The attention implementation of one call: that of the config, or eager where weights are asked for, as no fast
+    kernel returns them.
+    """
+    return "eager" if output_attentions else (config._attn_implementation or "eager")
+
+
+def cross_attention_implementation(implementation: str) -> str:
+    """Flash kernels of transformers take one padding mask for queries and keys, so cross-attention uses SDPA there."""
+    return "sdpa" if "flash" in implementation else implementation
+
+
+def check_attention_support(config: PreTrainedConfig, implementation: str | None) -> None:
+    """
+    Refuse what no kernel of that name computes (the support table of the documentation).
+
+    Raises:
+        ValueError: ALiBi with a kernel that takes no additive bias.
+    """
+    if implementation is None or config.position_type != "alibi" or implementation in ("eager", "sdpa"):
+        return
+    raise ValueError(
+        "`attn_implementation` must be 'eager' or 'sdpa' with `position_type='alibi'` (other kernels take no "
+        f"additive bias), got {implementation!r}. Choose one of the two, or another `position_type`."
+    )
+
+
+def check_flex_training(implementation: str, module: nn.Module, device: torch.device) -> None:
+    """Refuse FlexAttention where it has no backward pass."""
+    if implementation == "flex_attention" and device.type == "cpu" and module.training and torch.is_grad_enabled():
+        raise ValueError(
+            "`attn_implementation='flex_attention'` has no backward pass on CPU, got a model in training mode. Use "
+            "'sdpa' or 'eager' (`model.set_attn_implementation('sdpa')`), or train on a GPU."
+        )
+
+
+def cross_attention_mask(
+    config: PreTrainedConfig,
+    implementation: str,
+    queries: torch.Tensor,
+    keys: torch.Tensor,
+    mask: torch.Tensor | None,
+) -> Any:
+    """
+    The mask over source tokens in the form that `implementation` takes.
+
+    Args:
+        queries (`torch.Tensor` of shape `(B, T, any)`), keys (`torch.Tensor` of shape `(B, S, any)`): For their
+            shapes, dtype and device.
+        mask (`torch.Tensor` of shape `(B, S)` or `(B, 1, T, S)`, *optional*): 1 for source tokens to attend to; a
+            four-dimensional one is taken as it is.
+
+    Returns:
+        `None` (attend to all), a mask broadcastable to `(B, H, T, S)`, or a FlexAttention block mask.
+    """
+    if mask is None or mask.dim() == 4:
+        return mask
+    if implementation not in ("eager", "sdpa"):
+        return create_bidirectional_mask(
+            config=with_implementation(config, implementation),
+            inputs_embeds=queries,
+            attention_mask=mask,
+            encoder_hidden_states=keys,
+        )
+    if not is_tracing() and bool(mask.all()):
+        return None
+    keep = mask[:, None, None, :].to(torch.bool)  # (B, 1, 1, S)
+    # A row without any source token attends to all of them: finite numbers, and nobody reads them.
+    keep = keep | ~keep.any(dim=-1, keepdim=True)
+    if implementation == "sdpa":
+        return keep
+    dtype = keys.dtype
+    return torch.zeros(keep.shape, dtype=dtype, device=keep.device).masked_fill(~keep, torch.finfo(dtype).min)
+
+
+class MultiHeadAttention(nn.Module):
+    """
+    Multi-head attention (Vaswani et al. 2017, section 3.2.2), grouped-query attention (Ainslie et al. 2023) and, with
+    `qk_norm`, a norm over each head's queries and keys (Henry et al. 2020). Self-attention rotates queries and keys
+    where it is given angles; cross-attention takes no position information.
+
+    Args:
+        config ([`TransformerEncoderConfig`] or [`TransformerDecoderConfig`]).
+        layer_idx (`int`): Which cache layer is ours.
+        is_cross_attention, is_causal (`bool`).
+        sliding_window (`int`, *optional*): Tokens; for the kernels that build their own mask.
+    """
+
+    def __init__(
+        self,
+        config: PreTrainedConfig,
+        layer_idx: int,
+        *,
+        is_cross_attention: bool = False,
+        is_causal: bool = False,
+        sliding_window: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.config, self.layer_idx = config, layer_idx
+        self.is_cross_attention, self.is_causal = is_cross_attention, is_causal
+        self.sliding_window = sliding_window
+        self.num_heads, self.head_dim = config.num_attention_heads, config.attention_head_dim
+        self.num_key_value_groups = config.num_attention_heads // config.key_value_heads
+        self.scaling = self.head_dim**-0.5
+        self.attention_dropout = config.attention_dropout
+        width, inner, shared = (
+            config.hidden_size,
+            self.num_heads * self.head_dim,
+            config.key_value_heads * self.head_dim,
+        )
+        self.q_proj = nn.Linear(width, inner, bias=config.attention_bias)
+        self.k_proj = nn.Linear(width, shared, bias=config.attention_bias)
+        self.v_proj = nn.Linear(width, shared, bias=config.attention_bias)
+        self.out_proj = nn.Linear(inner, width, bias=config.attention_bias)
+        self.q_norm = build_norm(config, self.head_dim) if config.qk_norm else nn.Identity()
+        self.k_norm = build_norm(config, self.head_dim) if config.qk_norm else nn.Identity()
+
+    def _heads(self, projected: torch.Tensor, rows: PackedRows | None, norm: nn.Module | None = None) -> torch.Tensor:
+        """`(B, T, heads * D)`, or packed `(N, heads * D)`, to `(B, heads, T, D)`."""
+        states = projected.unflatten(-1, (-1, self.head_dim))
+        if norm is not None:
+            states = norm(states)
+        if rows is not None:
+            states = rows.unpack(states)
+        return states.transpose(1, 2)
+
+    def _cross_keys(
+        self, key_value_states: torch.Tensor | None, cache: EncoderDecoderCache | None, rows: PackedRows | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values of the source, each of shape `(B, K, S, D)`, computed once and kept in the cache."""
+        if cache is not None and cache.is_updated.get(self.layer_idx):
+            layer: Any = cache.cross_attention_cache.layers[self.layer_idx]
+            return layer.keys, layer.values
+        keys = self._heads(self.k_proj(key_value_states), rows, self.k_norm)
+        values = self._heads(self.v_proj(key_value_states), rows)
+        if cache is not None:
+            keys, values = cache.cross_attention_cache.update(keys, values, self.layer_idx)
+            cache.is_updated[self.layer_idx] = True
+        return keys, values
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        key_value_states: torch.Tensor | None = None,
+        *,
+        attention_mask: torch.Tensor | None = None,
+        rotary: tuple[torch.Tensor, torch.Tensor] | None = None,
+        past_key_values: Cache | None = None,
+        query_rows: PackedRows | None = None,
+        key_rows: PackedRows | None = None,
+        implementation: str = "eager",
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """
+        Args:
+            hidden_states (`torch.Tensor` of shape `(B, T, E)`, or `(N, E)` with `query_rows`).
+            key_value_states (`torch.Tensor` of shape `(B, S, E)`, or packed with `key_rows`): The source, in
+                cross-attention.
+            attention_mask: In the form that `implementation` takes.
+            rotary: Cosines and sines of shape `(B or 1, 1, T, D)`, in self-attention.
+            past_key_values (`Cache`, *optional*): Read and extended in place.
+
+        Returns:
+            The output in the shape of `hidden_states`, and the weights of shape `(B, H, T, S)` from the eager form.
+        """
+        queries = self._heads(self.q_proj(hidden_states), query_rows, self.q_norm)
+        length = queries.shape[2]
+        shared = None
+        if self.is_cross_attention:
+            cache = past_key_values if isinstance(past_key_values, EncoderDecoderCache) else None
+            keys, values = self._cross_keys(key_value_states, cache, key_rows)
+            if isinstance(cache, CustomSeq2SeqCache) and cache.source_index is not None:
+                shared = cache
+                queries = shared.group_queries(queries)
+                keys, values = shared.source_rows(keys), shared.source_rows(values)
+        else:
+            keys = self._heads(self.k_proj(hidden_states), query_rows, self.k_norm)
+            values = self._heads(self.v_proj(hidden_states), query_rows)
+            if rotary is not None:
+                queries, keys = rotate(queries, *rotary), rotate(keys, *rotary)
+            if past_key_values is not None:
+                own = past_key_values
+                own = own.self_attention_cache if isinstance(own, EncoderDecoderCache) else own
+                keys, values = own.update(keys, values, self.layer_idx)
+
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
+        output, weights = attend(
+            self,
+            queries,
+            keys,
+            values,
+            attention_mask,
+            dropout=self.attention_dropout if self.training else 0.0,
+            scaling=self.scaling,
+            sliding_window=self.sliding_window,
+        )  # (B, T, H, D)
+        if shared is not None:
+            output = shared.ungroup_output(output, length)
+            weights = None if weights is None else shared.ungroup_weights(weights, length)
+        output = output.flatten(2)  # (B, T, H * D)
+        if query_rows is not None:
+            output = query_rows.pack(output)
+        return self.out_proj(output), weights if implementation == "eager" else None

@@ -1,0 +1,325 @@
+"""Config of our encoder-decoder models."""
+
+import copy
+from typing import Any, ClassVar
+
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
+
+from .configuration_transformer_decoder import TransformerDecoderConfig
+from .configuration_transformer_encoder import TransformerEncoderConfig
+from .configuration_transformer_stack import (
+    CONFIG_FORMAT,
+    check_flag,
+    check_format,
+    check_model_type,
+    check_names,
+    check_probability,
+    check_token_id,
+)
+
+OWN_ENCODER_CONFIGS: dict[str, type[PreTrainedConfig]] = {
+    TransformerEncoderConfig.model_type: TransformerEncoderConfig,
+}
+OWN_DECODER_CONFIGS: dict[str, type[PreTrainedConfig]] = {
+    TransformerDecoderConfig.model_type: TransformerDecoderConfig,
+}
+
+GENERIC_NAMES = (
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "max_position_embeddings",
+    "pad_token_id",
+    "bos_token_id",
+    "eos_token_id",
+)
+"""Names that scripts and libraries read from any config. They live in the decoder config alone."""
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "transformer-tiny": {
+        "num_hidden_layers": 4,
+        "hidden_size": 128,
+        "intermediate_size": 256,
+        "num_attention_heads": 4,
+        "dropout": 0.3,
+    },
+    "transformer-base": {
+        "num_hidden_layers": 6,
+        "hidden_size": 512,
+        "intermediate_size": 2048,
+        "num_attention_heads": 8,
+        "dropout": 0.1,
+    },
+    "transformer-big": {
+        "num_hidden_layers": 6,
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_attention_heads": 16,
+        "dropout": 0.3,
+    },
+}
+"""Published shapes: tiny of Wu et al. 2021 (Multi30k), base and big of Vaswani et al. 2017, table 3."""
+
+
+def _generic(name: str) -> property:
+    """A property that reads and writes a field of the decoder config."""
+
+    def read(self: "CustomSeq2SeqConfig") -> Any:
+        return getattr(self.decoder, name)
+
+    def write(self: "CustomSeq2SeqConfig", value: Any) -> None:
+        setattr(self.decoder, name, value)
+
+    return property(read, write, doc=f"`decoder.{name}`: one value, read and written there.")
+
+
+class CustomSeq2SeqConfig(PreTrainedConfig):
+    r"""
+    Configuration of [`CustomSeq2SeqForConditionalGeneration`]: any encoder, one of our decoders, and what joins them.
+
+    `vocab_size`, `hidden_size`, `num_hidden_layers`, `num_attention_heads`, `max_position_embeddings` and the token
+    ids can be read, set and passed here; they write through to the decoder config, and `to_dict()` shows them.
+
+    Args:
+        encoder (`PreTrainedConfig` or `dict`, *optional*): [`TransformerEncoderConfig`] (the default) or any config
+            that `AutoModel` knows; an encoder-decoder config (T5, BART, Marian) contributes its encoder only.
+        decoder (`PreTrainedConfig` or `dict`, *optional*): [`TransformerDecoderConfig`] (the default).
+        decoder_start_token_id (`int`, *optional*): First id of every decoder input; `None` means `bos_token_id`, and
+            `pad_token_id` where that is None too.
+        tie_word_embeddings (`bool`, defaults to `True`): The vocabulary projection is the decoder's embedding matrix
+            (Press and Wolf 2017).
+        tie_encoder_decoder_embeddings (`bool`, defaults to `False`): The encoder's embedding matrix is the decoder's.
+            Both vocabularies and widths must be equal.
+        label_smoothing (`float`, defaults to 0.0): Weight of the uniform distribution in the training loss.
+        return_logits_in_training (`bool`, defaults to `False`): With `labels` in training mode return complete logits
+            instead of None; the vocabulary projection then runs on every position.
+
+    Raises:
+        ValueError: A value breaks its rule; the message names argument, rule, value and remedy.
+        TypeError: `encoder` or `decoder` is neither config nor dict, or a flag is neither True nor False.
+
+    Example:
+
+    ```python
+    >>> from hf_custom_decoder import (
+    ...     CustomSeq2SeqConfig,
+    ...     CustomSeq2SeqForConditionalGeneration,
+    ...     TransformerDecoderConfig,
+    ...     TransformerEncoderConfig,
+    ... )
+
+    >>> config = CustomSeq2SeqConfig(
+    ...     encoder=TransformerEncoderConfig(vocab_size=1000, hidden_size=64, num_attention_heads=4),
+    ...     decoder=TransformerDecoderConfig(vocab_size=1000, hidden_size=64, num_attention_heads=4),
+    ... )
+    >>> model = CustomSeq2SeqForConditionalGeneration(config)
+    ```
+    """
+
+    model_type = "custom_seq2seq"
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values"]  # the Trainer adds a list to it
+    sub_configs = {"encoder": AutoConfig, "decoder": AutoConfig}
+    attribute_map = {
+        "d_model": "hidden_size",
+        "decoder_layers": "num_hidden_layers",
+        "decoder_attention_heads": "num_attention_heads",
+    }
+
+    encoder: Any = None
+    decoder: Any = None
+    decoder_start_token_id: int | None = None
+    tie_word_embeddings: bool = True
+    tie_encoder_decoder_embeddings: bool = False
+    label_smoothing: float = 0.0
+    return_logits_in_training: bool = False
+    is_encoder_decoder: bool = True
+    config_format: int = CONFIG_FORMAT
+
+    vocab_size = _generic("vocab_size")
+    hidden_size = _generic("hidden_size")
+    num_hidden_layers = _generic("num_hidden_layers")
+    num_attention_heads = _generic("num_attention_heads")
+    max_position_embeddings = _generic("max_position_embeddings")
+    pad_token_id = _generic("pad_token_id")
+    bos_token_id = _generic("bos_token_id")
+    eos_token_id = _generic("eos_token_id")
+    decoder_ffn_dim = _generic("intermediate_size")
+
+    _known_extra_names: ClassVar[tuple[str, ...]] = (
+        "attn_implementation",
+        "output_attentions",
+        "torch_dtype",
+        "num_labels",
+        "name_or_path",
+        "decoder_ffn_dim",
+    )
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        owner = type(self).__name__
+        check_format(owner, self.config_format)
+        known = set(type(self).__dataclass_fields__) | set(self.attribute_map) | set(self._known_extra_names)
+        check_names(owner, kwargs, known | set(GENERIC_NAMES))
+        self.encoder = self._build_part("encoder", self.encoder, TransformerEncoderConfig, OWN_ENCODER_CONFIGS)
+        self.decoder = self._build_part("decoder", self.decoder, TransformerDecoderConfig, OWN_DECODER_CONFIGS)
+        if type(self.decoder) not in OWN_DECODER_CONFIGS.values():
+            raise TypeError(
+                f"{owner}: `decoder` must be one of our decoder configs ({sorted(OWN_DECODER_CONFIGS)}), got "
+                f"{type(self.decoder).__name__} of model type {self.decoder.model_type!r}. Build the decoder from "
+                "one of these."
+            )
+        self.decoder.add_cross_attention = True
+        generic = (*GENERIC_NAMES, *self.attribute_map, "decoder_ffn_dim")
+        for name in [name for name in kwargs if name in generic]:
+            setattr(self, name, kwargs.pop(name))
+        super().__post_init__(**kwargs)
+        self.decoder.check()
+        self.check()
+
+    def _build_part(
+        self, name: str, part: Any, default: type[PreTrainedConfig], own: dict[str, type[PreTrainedConfig]]
+    ) -> PreTrainedConfig:
+        """Config of one side from a config, a dict or None; ours are built here, so no registration is needed."""
+        owner = type(self).__name__
+        if part is None:
+            return default()
+        if isinstance(part, PreTrainedConfig):
+            return part
+        if not isinstance(part, dict):
+            raise TypeError(
+                f"{owner}: `{name}` must be a config, a dict of one, or None, got {type(part).__name__}. Pass one."
+            )
+        fields = copy.deepcopy(part)
+        model_type = fields.pop("model_type", default.model_type)
+        if model_type in own:
+            return own[model_type](**fields)
+        if model_type not in CONFIG_MAPPING:
+            raise ValueError(
+                f"{owner}: `{name}['model_type']` must be one of ours ({sorted(own)}) or one that AutoConfig knows, "
+                f"got {model_type!r}. Import the package that defines it, or correct the name."
+            )
+        return CONFIG_MAPPING[model_type](**fields)
+
+    @property
+    def encoder_layers(self) -> int:
+        """`encoder.num_hidden_layers`."""
+        return self.encoder.num_hidden_layers
+
+    @property
+    def encoder_attention_heads(self) -> int:
+        """`encoder.num_attention_heads`."""
+        return self.encoder.num_attention_heads
+
+    @property
+    def encoder_ffn_dim(self) -> int:
+        """`encoder.intermediate_size`."""
+        return self.encoder.intermediate_size
+
+    @property
+    def start_token_id(self) -> int | None:
+        """`decoder_start_token_id`, or what stands for it."""
+        for token_id in (self.decoder_start_token_id, self.bos_token_id, self.pad_token_id):
+            if token_id is not None:
+                return token_id
+        return None
+
+    def check(self) -> None:
+        """Check every rule of the fields; called by the constructor and again when a model is built."""
+        owner = type(self).__name__
+        for name in ("tie_word_embeddings", "tie_encoder_decoder_embeddings", "return_logits_in_training"):
+            check_flag(owner, name, getattr(self, name))
+        check_probability(owner, "label_smoothing", self.label_smoothing)
+        check_token_id(owner, "decoder_start_token_id", self.decoder_start_token_id, self.vocab_size)
+        if self.start_token_id is None:
+            raise ValueError(
+                f"{owner}: a start token is needed, got None for `decoder_start_token_id`, `bos_token_id` and "
+                "`pad_token_id`. Set `decoder_start_token_id` to the tokenizer's id."
+            )
+        if self.pad_token_id is None:
+            raise ValueError(
+                f"{owner}: `pad_token_id` must be set (labels of unequal length are padded with it), got None. Set it "
+                "to the tokenizer's id."
+            )
+        if self.eos_token_id is None:
+            raise ValueError(
+                f"{owner}: `eos_token_id` must be set (generation would never stop), got None. Set it to the "
+                "tokenizer's id."
+            )
+        if self.tie_encoder_decoder_embeddings:
+            sizes = [(getattr(part, "vocab_size", None), encoder_width(part)) for part in (self.encoder, self.decoder)]
+            if sizes[0] != sizes[1]:
+                raise ValueError(
+                    f"{owner}: `tie_encoder_decoder_embeddings=True` needs equal (vocab_size, hidden_size) on both "
+                    f"sides, got {sizes[0]} and {sizes[1]}. Use one vocabulary and width, or set it to False."
+                )
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in transformers, with the generic names of the decoder beside the parts."""
+        output: dict[str, Any] = super().to_dict()
+        output.update({name: copy.deepcopy(getattr(self, name)) for name in GENERIC_NAMES})
+        return output
+
+    def to_diff_dict(self) -> dict[str, Any]:
+        """What is saved: the generic names stand in the decoder's part alone, so no second truth is written."""
+        output: dict[str, Any] = super().to_diff_dict()
+        for name in GENERIC_NAMES:
+            output.pop(name, None)
+        return output
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As in transformers. Where a decoder part is given it is the truth: generic names beside it are ignored."""
+        check_model_type(cls, config_dict)
+        if config_dict.get("decoder") is not None:
+            config_dict = {name: value for name, value in config_dict.items() if name not in GENERIC_NAMES}
+        return super().from_dict(config_dict, **kwargs)
+
+    @classmethod
+    def from_preset(
+        cls, name: str, *, vocab_size: int, encoder_vocab_size: int | None = None, **kwargs: Any
+    ) -> "CustomSeq2SeqConfig":
+        """
+        A published shape: post-norm, ReLU, sinusoidal positions, scaled embeddings as in Vaswani et al. 2017, all
+        three embedding matrices tied where the vocabularies are equal.
+
+        Args:
+            name (`str`): One of `PRESETS`.
+            vocab_size (`int`): Of the decoder.
+            encoder_vocab_size (`int`, *optional*): By default the same.
+            kwargs: Further arguments of this config.
+
+        Raises:
+            ValueError: No preset of this name.
+        """
+        if name not in PRESETS:
+            raise ValueError(f"{cls.__name__}: `name` must be one of {sorted(PRESETS)}, got {name!r}.")
+        published = {"norm_position": "post", "hidden_act": "relu", "scale_embeddings": True, **PRESETS[name]}
+        encoder_vocab_size = vocab_size if encoder_vocab_size is None else encoder_vocab_size
+        kwargs.setdefault("tie_encoder_decoder_embeddings", encoder_vocab_size == vocab_size)
+        return cls(
+            encoder=TransformerEncoderConfig(vocab_size=encoder_vocab_size, **published),
+            decoder=TransformerDecoderConfig(vocab_size=vocab_size, **published),
+            **kwargs,
+        )
+
+
+def encoder_width(config: PreTrainedConfig) -> int:
+    """
+    Width of the states that an encoder returns.
+
+    Raises:
+        ValueError: The config names none.
+    """
+    text_config = config.get_text_config(encoder=True)
+    for part in (config, text_config):
+        for name in ("hidden_size", "d_model"):
+            width = getattr(part, name, None)
+            if isinstance(width, int):
+                return width
+    raise ValueError(
+        f"CustomSeq2SeqConfig: `encoder` must say its width as `hidden_size` or `d_model`, {type(config).__name__} "
+        "does not. Use another encoder."
+    )
+
+
+CustomSeq2SeqConfig.register_for_auto_class()

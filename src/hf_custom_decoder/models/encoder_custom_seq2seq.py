@@ -1,0 +1,76 @@
+"""Any encoder that AutoModel knows, without the parts that a decoder never reads."""
+
+import copy
+import inspect
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import MODEL_MAPPING, AutoModel, PreTrainedConfig, PreTrainedModel
+
+from .configuration_transformer_encoder import TransformerEncoderConfig
+from .modeling_transformer_encoder import TransformerEncoderModel
+
+OWN_ENCODERS: dict[type[PreTrainedConfig], type[PreTrainedModel]] = {TransformerEncoderConfig: TransformerEncoderModel}
+
+
+def without_pooler(config: PreTrainedConfig) -> dict[str, Any]:
+    """Constructor arguments that leave out a pooler, whose weights would never get a gradient (and stop DDP)."""
+    try:
+        model_class = MODEL_MAPPING[type(config)]
+    except KeyError:
+        return {}
+    classes: Any = model_class if isinstance(model_class, (list, tuple)) else [model_class]
+    if all("add_pooling_layer" in inspect.signature(one).parameters for one in classes):
+        return {"add_pooling_layer": False}
+    return {}
+
+
+def encoder_half(model: PreTrainedModel) -> PreTrainedModel:
+    """The encoder of an encoder-decoder model; any other model as it is."""
+    if not getattr(model.config, "is_encoder_decoder", False):
+        return model
+    encoder = model.get_encoder()
+    if encoder is model or not isinstance(encoder, PreTrainedModel):
+        raise ValueError(
+            f"`encoder` of model type {model.config.model_type!r} has no encoder that stands by itself. Use another."
+        )
+    return encoder
+
+
+def build_encoder(config: PreTrainedConfig) -> PreTrainedModel:
+    """
+    An encoder with fresh weights.
+
+    Of an encoder-decoder config only the encoder is built: the whole model is laid out on the meta device, without
+    memory, to learn which class and config its encoder has.
+
+    Raises:
+        ValueError: AutoModel does not know the config, or its model has no encoder half.
+    """
+    if type(config) in OWN_ENCODERS:
+        return OWN_ENCODERS[type(config)](config)
+    if not getattr(config, "is_encoder_decoder", False):
+        encoder = AutoModel.from_config(config, **without_pooler(config))
+    else:
+        with torch.device("meta"):
+            skeleton = encoder_half(AutoModel.from_config(copy.deepcopy(config)))
+        encoder = type(skeleton)(skeleton.config)
+    check_encoder(encoder)
+    return encoder
+
+
+def check_encoder(encoder: PreTrainedModel) -> None:
+    """Refuse a model that is a decoder or has no forward to encode with."""
+    if getattr(encoder.config, "is_decoder", False):
+        raise ValueError(
+            f"`encoder` must not be a decoder, got {type(encoder).__name__} with `is_decoder=True`. Set "
+            "`is_decoder=False` in its config."
+        )
+
+
+def encoder_arguments(encoder: nn.Module) -> tuple[set[str], bool]:
+    """Names that an encoder's forward takes, and whether it takes any."""
+    parameters = inspect.signature(encoder.forward).parameters
+    names = {name for name, one in parameters.items() if one.kind is not inspect.Parameter.VAR_KEYWORD}
+    return names, len(names) < len(parameters)

@@ -1,0 +1,97 @@
+"""
+The training loss. transformers' own for a class of this name would shift the labels once more.
+
+Legend: B rows, T target length, E width, V vocabulary, N label positions.
+"""
+
+import torch
+from torch import nn
+
+from .packing_custom_seq2seq import is_tracing
+
+IGNORE_INDEX = -100
+"""Label of positions that do not count."""
+
+
+def check_labels(labels: torch.Tensor, vocab_size: int) -> None:
+    """Refuse labels outside the vocabulary, as no kernel names them; only on CPU, where the look costs no stop."""
+    if labels.device.type != "cpu" or is_tracing() or labels.numel() == 0:
+        return
+    wrong = (labels != IGNORE_INDEX) & ((labels < 0) | (labels >= vocab_size))
+    if bool(wrong.any()):
+        raise ValueError(
+            f"`labels` must be {IGNORE_INDEX} or lie in [0, vocab_size={vocab_size}), got {int(labels[wrong][0])}. "
+            "Check that the tokenizer and the decoder agree, or call `resize_token_embeddings`."
+        )
+
+
+def token_loss(
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    *,
+    num_items_in_batch: torch.Tensor | int | None = None,
+    label_smoothing: float = 0.0,
+) -> torch.Tensor:
+    """
+    Cross-entropy over label positions.
+
+    Args:
+        logits (`torch.Tensor` of shape `(N, V)`): Taken to float32 (or kept in float64).
+        labels (`torch.LongTensor` of shape `(N,)`): None of them ignored.
+        num_items_in_batch (`int` or tensor, *optional*): What the sum is divided by: the label positions of all
+            batches that are accumulated into one optimizer step. By default N, the mean over this batch.
+        label_smoothing (`float`): Weight of the uniform distribution over all V ids (Szegedy et al. 2016, section 7).
+
+    Returns:
+        A scalar; 0 where there is no label.
+    """
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    total = nn.functional.cross_entropy(logits, labels, reduction="sum", label_smoothing=label_smoothing)
+    if num_items_in_batch is None:
+        return total / max(labels.shape[0], 1)
+    if isinstance(num_items_in_batch, torch.Tensor):
+        num_items_in_batch = num_items_in_batch.to(total.device)
+    return total / num_items_in_batch
+
+
+def sequence_loss(
+    hidden_states: torch.Tensor,
+    logits: torch.Tensor | None,
+    labels: torch.Tensor,
+    lm_head: nn.Module,
+    *,
+    num_items_in_batch: torch.Tensor | int | None = None,
+    label_smoothing: float = 0.0,
+) -> torch.Tensor:
+    """
+    The loss of a padded batch; the vocabulary projection sees label positions only.
+
+    Args:
+        hidden_states (`torch.Tensor` of shape `(B, T, E)`).
+        logits (`torch.Tensor` of shape `(B, T, V)`, *optional*): Used where they are there already.
+        labels (`torch.LongTensor` of shape `(B, T)`): -100 where nothing counts.
+        lm_head (`nn.Module`): E to V.
+
+    Returns:
+        A scalar, see [`token_loss`].
+    """
+    if is_tracing():  # the number of labels may not shape the graph: ignored positions weigh nothing instead
+        logits = lm_head(hidden_states) if logits is None else logits
+        flat = logits.flatten(0, 1)
+        flat = flat if flat.dtype == torch.float64 else flat.float()
+        total = nn.functional.cross_entropy(
+            flat, labels.flatten(), reduction="sum", label_smoothing=label_smoothing, ignore_index=IGNORE_INDEX
+        )
+        count = (labels != IGNORE_INDEX).sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
+        return total / count
+    positions = (labels.flatten() != IGNORE_INDEX).nonzero().squeeze(-1)  # (N,)
+    if logits is None:
+        chosen = lm_head(hidden_states.flatten(0, 1).index_select(0, positions))
+    else:
+        chosen = logits.flatten(0, 1).index_select(0, positions)  # (N, V)
+    return token_loss(
+        chosen,
+        labels.flatten().index_select(0, positions),
+        num_items_in_batch=num_items_in_batch,
+        label_smoothing=label_smoothing,
+    )

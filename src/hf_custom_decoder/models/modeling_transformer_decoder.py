@@ -1,0 +1,503 @@
+"""
+Transformer decoder (Vaswani et al. 2017, section 3.1), alone or over an encoder.
+
+Legend: B source rows, R decoder rows, T target length of this call, P tokens cached before it, S source length, E
+width, H heads, V vocabulary, N real tokens of the batch.
+"""
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import GenerationMixin
+from transformers.cache_utils import Cache, EncoderDecoderCache
+from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import (
+    BaseModelOutputWithPastAndCrossAttentions,
+    CausalLMOutputWithCrossAttentions,
+)
+
+from .attention_custom_seq2seq import (
+    MultiHeadAttention,
+    check_flex_training,
+    cross_attention_implementation,
+    cross_attention_mask,
+    resolve_implementation,
+    with_implementation,
+)
+from .cache_custom_seq2seq import CustomSeq2SeqCache, build_cache
+from .configuration_transformer_decoder import TransformerDecoderConfig
+from .inputs_custom_seq2seq import (
+    check_id_range,
+    check_ids_or_embeds,
+    check_length,
+    check_padding_mask,
+    position_ids_from_mask,
+)
+from .layers_custom_seq2seq import FeedForward, build_embedding, build_norm
+from .loss_custom_seq2seq import IGNORE_INDEX, check_labels, sequence_loss
+from .modeling_transformer_stack import TransformerPreTrainedModel
+from .packing_custom_seq2seq import PackedRows, packed_rows
+
+
+class TransformerDecoderLayer(GradientCheckpointingLayer):
+    """Masked self-attention, cross-attention if there is a source, feed-forward; each with norm, dropout, residual."""
+
+    def __init__(self, config: TransformerDecoderConfig, layer_idx: int) -> None:
+        super().__init__()
+        self.is_post_norm, self.dropout = config.norm_position == "post", config.dropout
+        self.mixer_type = config.layer_types[layer_idx]
+        window = config.sliding_window if self.mixer_type == "sliding_attention" else None
+        self.self_attn = MultiHeadAttention(config, layer_idx, is_causal=True, sliding_window=window)
+        self.self_attn_layer_norm = build_norm(config)
+        if config.add_cross_attention:
+            self.encoder_attn = MultiHeadAttention(config, layer_idx, is_cross_attention=True)
+            self.encoder_attn_layer_norm = build_norm(config)
+        self.mlp = FeedForward(config)
+        self.final_layer_norm = build_norm(config)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        encoder_attention_mask: torch.Tensor | None = None,
+        rotary: tuple[torch.Tensor, torch.Tensor] | None = None,
+        rows: PackedRows | None = None,
+        encoder_rows: PackedRows | None = None,
+        implementation: str = "eager",
+        past_key_values: Cache | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        """
+        Args:
+            hidden_states (`torch.Tensor` of shape `(R, T, E)`, or packed `(N, E)` with `rows`).
+            encoder_hidden_states (`torch.Tensor` of shape `(B, S, E)`, or packed with `encoder_rows`, *optional*).
+
+        Returns:
+            The same shape as `hidden_states`; weights of shapes `(R, H, T, P + T)` and `(R, H, T, S)` if eager.
+        """
+        residual = hidden_states
+        if not self.is_post_norm:
+            hidden_states = self.self_attn_layer_norm(hidden_states)
+        hidden_states, weights = self.self_attn(
+            hidden_states,
+            attention_mask=attention_mask,
+            rotary=rotary,
+            past_key_values=past_key_values,
+            query_rows=rows,
+            implementation=implementation,
+        )
+        hidden_states = residual + nn.functional.dropout(hidden_states, p=self.dropout, training=self.training)
+        if self.is_post_norm:
+            hidden_states = self.self_attn_layer_norm(hidden_states)
+
+        cross_weights = None
+        if encoder_hidden_states is not None:
+            residual = hidden_states
+            if not self.is_post_norm:
+                hidden_states = self.encoder_attn_layer_norm(hidden_states)
+            hidden_states, cross_weights = self.encoder_attn(
+                hidden_states,
+                encoder_hidden_states,
+                attention_mask=encoder_attention_mask,
+                past_key_values=past_key_values,
+                query_rows=rows,
+                key_rows=encoder_rows,
+                implementation=cross_attention_implementation(implementation),
+            )
+            hidden_states = residual + nn.functional.dropout(hidden_states, p=self.dropout, training=self.training)
+            if self.is_post_norm:
+                hidden_states = self.encoder_attn_layer_norm(hidden_states)
+
+        residual = hidden_states
+        if not self.is_post_norm:
+            hidden_states = self.final_layer_norm(hidden_states)
+        hidden_states = self.mlp(hidden_states)
+        hidden_states = residual + nn.functional.dropout(hidden_states, p=self.dropout, training=self.training)
+        if self.is_post_norm:
+            hidden_states = self.final_layer_norm(hidden_states)
+        return hidden_states, weights, cross_weights
+
+
+class TransformerDecoderPreTrainedModel(TransformerPreTrainedModel):
+    """What the decoder classes say of themselves to transformers."""
+
+    config: TransformerDecoderConfig
+    config_class = TransformerDecoderConfig
+    _no_split_modules = ["TransformerDecoderLayer"]
+    _skip_keys_device_placement = ["past_key_values"]
+    full_auto_map = {
+        "AutoConfig": "configuration_transformer_decoder.TransformerDecoderConfig",
+        "AutoModel": "modeling_transformer_decoder.TransformerDecoderModel",
+        "AutoModelForCausalLM": "modeling_transformer_decoder.TransformerDecoderForCausalLM",
+    }
+
+
+class TransformerDecoderModel(TransformerDecoderPreTrainedModel):
+    r"""
+    The bare Transformer decoder; with `config.add_cross_attention` it attends to a source.
+
+    Outside incremental decoding, padding is taken out before the embeddings and put back as zeros at the end.
+
+    Args:
+        config ([`TransformerDecoderConfig`]).
+    """
+
+    def __init__(self, config: TransformerDecoderConfig) -> None:
+        super().__init__(config)
+        self.embed_tokens = build_embedding(config)
+        self._build_positions()
+        self.layernorm_embedding = build_norm(config) if config.embedding_norm else None
+        self.layers = nn.ModuleList(
+            TransformerDecoderLayer(config, layer_idx) for layer_idx in range(config.num_hidden_layers)
+        )
+        self.layer_norm = build_norm(config) if config.has_final_norm else None
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    def _self_attention_masks(
+        self,
+        mask: torch.Tensor | dict[str, torch.Tensor] | None,
+        like: torch.Tensor,
+        cache: Cache | None,
+        past_length: int | torch.Tensor,
+        implementation: str,
+    ) -> dict[str, torch.Tensor | None]:
+        """One mask for each mixer type of the layers, for `like` of shape `(R, T, any)`."""
+        config = with_implementation(self.config, implementation)
+        is_alibi = self.config.position_type == "alibi"
+        builders = {"full_attention": create_causal_mask, "sliding_attention": create_sliding_window_causal_mask}
+        masks: dict[str, torch.Tensor | None] = {}
+        for layer_idx, mixer_type in enumerate(self.config.layer_types):
+            if mixer_type in masks:
+                continue
+            if isinstance(mask, dict):
+                built: Any = mask[mixer_type]
+            else:
+                built = builders[mixer_type](
+                    config=config,
+                    inputs_embeds=like,
+                    attention_mask=mask,
+                    past_key_values=cache,
+                    allow_is_causal_skip=not is_alibi,
+                )
+            if is_alibi:
+                length = like.shape[1]
+                key_length, offset = (length, 0) if cache is None else cache.get_mask_sizes(length, layer_idx)
+                query_slots = torch.arange(length, device=like.device) + past_length
+                key_slots = torch.arange(key_length, device=like.device) + offset
+                built = self._add_alibi(built, query_slots, key_slots, like.dtype)
+            masks[mixer_type] = built
+        return masks
+
+    def _check_source(self, encoder_hidden_states: torch.Tensor | None) -> None:
+        if encoder_hidden_states is not None and not self.config.add_cross_attention:
+            raise ValueError(
+                f"{type(self).__name__}: `encoder_hidden_states` needs a decoder with cross-attention, got "
+                "`add_cross_attention=False`. Build it from a config with `add_cross_attention=True`."
+            )
+        if encoder_hidden_states is None and self.config.add_cross_attention:
+            raise ValueError(
+                f"{type(self).__name__}: a decoder with `add_cross_attention=True` needs `encoder_hidden_states`, got "
+                "None. Pass them, or build the decoder with `add_cross_attention=False`."
+            )
+        if encoder_hidden_states is not None and encoder_hidden_states.shape[-1] != self.config.hidden_size:
+            raise ValueError(
+                f"{type(self).__name__}: `encoder_hidden_states` must have the width `hidden_size="
+                f"{self.config.hidden_size}`, got {encoder_hidden_states.shape[-1]}. Project them first; the seq2seq "
+                "classes do it by their bridge."
+            )
+
+    def _cross_attention(
+        self,
+        encoder_hidden_states: torch.Tensor,
+        encoder_attention_mask: torch.Tensor | None,
+        cache: Cache | None,
+        num_rows: int,
+        length: int,
+        implementation: str,
+    ) -> tuple[torch.Tensor, torch.Tensor | None, PackedRows | None]:
+        """The source as the layers take it: states (packed where keys have still to be computed), mask, rows."""
+        num_sources, source_length = encoder_hidden_states.shape[:2]
+        check_padding_mask(
+            type(self).__name__, "encoder_attention_mask", encoder_attention_mask, num_sources, source_length
+        )
+        if isinstance(cache, CustomSeq2SeqCache):
+            cache.check_rows(num_rows, num_sources)
+        elif num_rows != num_sources:
+            raise ValueError(
+                f"{type(self).__name__}: decoder and source must have the same number of rows, got {num_rows} and "
+                f"{num_sources}. Only `generate()` may let several rows share a source."
+            )
+        mask, mask_rows, num_queries = encoder_attention_mask, num_rows, length
+        if isinstance(cache, CustomSeq2SeqCache) and cache.source_index is not None:
+            if cache.rows_per_source is not None:  # all rows of a source stand in one row of queries
+                mask_rows, num_queries = num_sources, length * cache.rows_per_source
+            mask = None if mask is None else cache.source_rows(mask)
+        queries = encoder_hidden_states.new_empty((mask_rows, num_queries, 0))
+        keys = encoder_hidden_states.new_empty((mask_rows, source_length, 0))
+        implementation = cross_attention_implementation(implementation)
+        mask = cross_attention_mask(self.config, implementation, queries, keys, mask)
+
+        is_cached = isinstance(cache, EncoderDecoderCache) and all(
+            cache.is_updated.get(layer_idx) for layer_idx in range(self.config.num_hidden_layers)
+        )
+        rows = None if is_cached else packed_rows(encoder_attention_mask)
+        return (encoder_hidden_states if rows is None else rows.pack(encoder_hidden_states)), mask, rows
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | dict[str, torch.Tensor] | None = None,
+        encoder_hidden_states: torch.Tensor | None = None,
+        encoder_attention_mask: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> BaseModelOutputWithPastAndCrossAttentions | tuple[torch.Tensor, ...]:
+        r"""
+        Args:
+            input_ids (`torch.LongTensor` of shape `(batch_size, target_length)`, *optional*): Token ids that follow
+                the cached ones.
+            attention_mask (`torch.Tensor` of shape `(batch_size, cached + target_length)`, *optional*): 1 for tokens,
+                0 for padding. Masks of four dimensions, or a dict of them by layer type, are taken as the attention
+                kernel's own (static caches make them).
+            encoder_hidden_states (`torch.FloatTensor` of shape `(source_rows, source_length, hidden_size)`,
+                *optional*): The source, with `add_cross_attention`.
+            encoder_attention_mask (`torch.Tensor` of shape `(source_rows, source_length)`, *optional*): 1 for source
+                tokens, 0 for padding.
+            past_key_values (`Cache`, *optional*): Extended in place; with cross-attention a [`CustomSeq2SeqCache`] or
+                an `EncoderDecoderCache`.
+            inputs_embeds (`torch.FloatTensor` of shape `(batch_size, target_length, hidden_size)`, *optional*): In
+                place of `input_ids`; already scaled.
+            position_ids (`torch.LongTensor` of shape `(batch_size, target_length)`, *optional*): By default real
+                tokens are counted from 0, so padding on the left moves nothing.
+            use_cache (`bool`, *optional*): Return a cache; by default `config.use_cache` outside training.
+            output_attentions (`bool`, *optional*): Return the weights of each layer (computed by the eager form).
+            output_hidden_states (`bool`, *optional*): Return the input of the first layer and each layer's output;
+                the last one after the final norm.
+            return_dict (`bool`, *optional*): False for a tuple.
+
+        Returns:
+            [`~transformers.modeling_outputs.BaseModelOutputWithPastAndCrossAttentions`]: `last_hidden_state` of shape
+            `(batch_size, target_length, hidden_size)`, zeros at padding.
+
+        Raises:
+            ValueError: Ids and embeddings, ids out of range, a mask of the wrong shape, too many tokens for learned
+                positions, a source where none can be or none where one must be, row counts that differ.
+        """
+        owner = type(self).__name__
+        config = self.config
+        check_ids_or_embeds(owner, input_ids, inputs_embeds)
+        self._check_source(encoder_hidden_states)
+        given: Any = input_ids if inputs_embeds is None else inputs_embeds
+        batch_size, length = given.shape[:2]
+        if input_ids is not None:
+            check_id_range(owner, "input_ids", input_ids, config.vocab_size)
+        if output_attentions is None:
+            output_attentions = bool(config.output_attentions)
+        if output_hidden_states is None:
+            output_hidden_states = bool(config.output_hidden_states)
+        implementation = resolve_implementation(config, output_attentions=output_attentions)
+        check_flex_training(implementation, self, given.device)
+
+        if use_cache is None:
+            use_cache = config.use_cache and not self.training
+        if self.gradient_checkpointing and self.training:
+            use_cache, past_key_values = False, None
+        if use_cache and past_key_values is None:
+            past_key_values = build_cache(config, encoder_hidden_states is not None)
+        past_length = 0 if past_key_values is None else past_key_values.get_seq_length()
+        if isinstance(past_length, int):
+            check_padding_mask(owner, "attention_mask", attention_mask, batch_size, length, cached=past_length)
+            if config.position_type == "learned":
+                check_length(owner, past_length + length, "max_position_embeddings", config.max_position_embeddings)
+
+        padding_mask = attention_mask if isinstance(attention_mask, torch.Tensor) else None
+        padding_mask = padding_mask if padding_mask is not None and padding_mask.dim() == 2 else None
+        rows = packed_rows(padding_mask) if past_key_values is None else None
+        if position_ids is None:
+            if padding_mask is not None:
+                position_ids = position_ids_from_mask(padding_mask, length)
+            else:
+                position_ids = (torch.arange(length, device=given.device) + past_length)[None]
+        num_positions = past_length + length if isinstance(past_length, int) else None
+        hidden_states = self._embed(input_ids, inputs_embeds, position_ids, rows, num_positions)
+        rotary = None if self.rotary_emb is None else self.rotary_emb(hidden_states, position_ids)
+        own_cache = past_key_values
+        if isinstance(own_cache, EncoderDecoderCache):
+            own_cache = own_cache.self_attention_cache
+        like = hidden_states.new_empty((batch_size, length, 0))
+        masks = self._self_attention_masks(attention_mask, like, own_cache, past_length, implementation)
+        encoder_rows = None
+        if encoder_hidden_states is not None:
+            encoder_hidden_states, encoder_attention_mask, encoder_rows = self._cross_attention(
+                encoder_hidden_states, encoder_attention_mask, past_key_values, batch_size, length, implementation
+            )
+
+        layer: Any
+        all_hidden_states: list[torch.Tensor] = []
+        all_weights: list[torch.Tensor] = []
+        all_cross_weights: list[torch.Tensor] = []
+        for layer in self.layers:
+            if output_hidden_states:
+                all_hidden_states.append(hidden_states)
+            hidden_states, weights, cross_weights = layer(
+                hidden_states,
+                encoder_hidden_states,  # positional: reentrant gradient checkpointing sees its gradient
+                masks[layer.mixer_type],
+                encoder_attention_mask,
+                rotary,
+                rows,
+                encoder_rows,
+                implementation,
+                past_key_values=past_key_values,
+            )
+            if output_attentions:
+                all_weights.append(weights)
+                all_cross_weights.append(cross_weights)
+        if self.layer_norm is not None:
+            hidden_states = self.layer_norm(hidden_states)
+        all_hidden_states.append(hidden_states)
+        if rows is not None:
+            all_hidden_states = [rows.unpack(states) for states in all_hidden_states]
+
+        output = BaseModelOutputWithPastAndCrossAttentions(
+            last_hidden_state=all_hidden_states[-1],
+            past_key_values=past_key_values if use_cache else None,
+            hidden_states=tuple(all_hidden_states) if output_hidden_states else None,
+            attentions=tuple(all_weights) if output_attentions else None,
+            cross_attentions=tuple(all_cross_weights) if output_attentions and config.add_cross_attention else None,
+        )
+        return output if return_dict is not False else output.to_tuple()
+
+
+class TransformerDecoderForCausalLM(TransformerDecoderPreTrainedModel, GenerationMixin):
+    r"""
+    The Transformer decoder as a language model.
+
+    With `labels` in training mode `logits` is None (the vocabulary projection sees label positions only); without
+    labels, and in evaluation mode, logits are complete.
+
+    Args:
+        config ([`TransformerDecoderConfig`]).
+    """
+
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
+    accepts_loss_kwargs = True
+
+    def __init__(self, config: TransformerDecoderConfig) -> None:
+        super().__init__(config)
+        self.model = TransformerDecoderModel(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=config.lm_head_bias)
+        self.post_init()
+        if self.generation_config.max_length is None or self.generation_config.max_length == 20:
+            self.generation_config.max_length = config.max_position_embeddings
+
+    def get_output_embeddings(self) -> nn.Module:
+        """The vocabulary projection."""
+        return self.lm_head
+
+    def set_output_embeddings(self, value: nn.Module) -> None:
+        """Replace the vocabulary projection."""
+        self.lm_head = value
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | dict[str, torch.Tensor] | None = None,
+        position_ids: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        encoder_hidden_states: torch.Tensor | None = None,
+        encoder_attention_mask: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        num_items_in_batch: torch.Tensor | int | None = None,
+        **loss_kwargs: Any,
+    ) -> CausalLMOutputWithCrossAttentions | tuple[torch.Tensor, ...]:
+        r"""
+        Args:
+            input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, encoder_hidden_states,
+            encoder_attention_mask, use_cache, output_attentions, output_hidden_states, return_dict:
+                See [`TransformerDecoderModel`].
+            labels (`torch.LongTensor` of shape `(batch_size, target_length)`, *optional*): Token ids, -100 where
+                nothing counts; shifted inside, so that position t predicts `labels[:, t + 1]`.
+            logits_to_keep (`int` or `torch.Tensor`, defaults to 0): The last so many positions, or these positions,
+                get logits; 0 for all.
+            num_items_in_batch (`int` or tensor, *optional*): What the summed loss is divided by, see [`token_loss`].
+            loss_kwargs: `shift_labels` (`torch.LongTensor` of shape `(batch_size, target_length)`) alone: labels that
+                are shifted already, in place of shifting `labels`. It is no named argument because the Trainer takes
+                every argument whose name holds "label" for one that each batch must have.
+
+        Returns:
+            [`~transformers.modeling_outputs.CausalLMOutputWithCrossAttentions`]: `loss` in nats a token, `logits` of
+            shape `(batch_size, target_length or logits_to_keep, vocab_size)`.
+
+        Raises:
+            ValueError: Labels out of range; see also [`TransformerDecoderModel`].
+            TypeError: A keyword that is none of these.
+        """
+        shift_labels = loss_kwargs.pop("shift_labels", None)
+        if loss_kwargs:
+            raise TypeError(
+                f"{type(self).__name__}: `forward` takes no {', '.join(f'`{name}`' for name in sorted(loss_kwargs))}. "
+                "Leave it out, or correct the name."
+            )
+        if use_cache is None and (labels is not None or shift_labels is not None):
+            use_cache = False
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            encoder_hidden_states=encoder_hidden_states,
+            encoder_attention_mask=encoder_attention_mask,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            position_ids=position_ids,
+            use_cache=use_cache,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+            return_dict=True,
+        )
+        hidden_states = outputs.last_hidden_state
+        logits = None
+        if labels is not None and shift_labels is None:
+            shift_labels = nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)
+        if shift_labels is None or not self.training:
+            logits = self.lm_head(select_positions(hidden_states, logits_to_keep))
+        loss = None
+        if shift_labels is not None:
+            check_labels(shift_labels, self.config.vocab_size)
+            complete = logits if logits is not None and logits.shape[1] == hidden_states.shape[1] else None
+            loss = sequence_loss(
+                hidden_states, complete, shift_labels, self.lm_head, num_items_in_batch=num_items_in_batch
+            )
+        output = CausalLMOutputWithCrossAttentions(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            cross_attentions=outputs.cross_attentions,
+        )
+        return output if return_dict is not False else output.to_tuple()
+
+
+def select_positions(hidden_states: torch.Tensor, logits_to_keep: int | torch.Tensor) -> torch.Tensor:
+    """`(R, T, E)` to its last `logits_to_keep` positions, or the positions of a tensor; 0 keeps all."""
+    if isinstance(logits_to_keep, int):
+        return hidden_states[:, -logits_to_keep:] if logits_to_keep else hidden_states
+    return hidden_states[:, logits_to_keep]
+
+
+TransformerDecoderModel.register_for_auto_class("AutoModel")
+TransformerDecoderForCausalLM.register_for_auto_class("AutoModelForCausalLM")

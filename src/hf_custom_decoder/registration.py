@@ -1,0 +1,28 @@
+"""Makes our classes known to the Auto classes of transformers, once, when the package is imported."""
+
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from .models.configuration_custom_seq2seq import CustomSeq2SeqConfig
+from .models.configuration_transformer_decoder import TransformerDecoderConfig
+from .models.configuration_transformer_encoder import TransformerEncoderConfig
+from .models.modeling_custom_seq2seq import CustomSeq2SeqForConditionalGeneration, CustomSeq2SeqModel
+from .models.modeling_transformer_decoder import TransformerDecoderForCausalLM, TransformerDecoderModel
+from .models.modeling_transformer_encoder import TransformerEncoderModel
+
+MODELS = (
+    (TransformerEncoderConfig, AutoModel, TransformerEncoderModel),
+    (TransformerDecoderConfig, AutoModel, TransformerDecoderModel),
+    (TransformerDecoderConfig, AutoModelForCausalLM, TransformerDecoderForCausalLM),
+    (CustomSeq2SeqConfig, AutoModel, CustomSeq2SeqModel),
+    (CustomSeq2SeqConfig, AutoModelForSeq2SeqLM, CustomSeq2SeqForConditionalGeneration),
+)
+
+
+def register() -> None:
+    """Register every config and model class; calling it again changes nothing."""
+    for config_class, auto_class, model_class in MODELS:
+        AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
+        auto_class.register(config_class, model_class, exist_ok=True)
+    # The Trainer's label smoothing shifts the labels only of classes that it finds by name in this mapping.
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[TransformerDecoderConfig.model_type] = TransformerDecoderForCausalLM.__name__
