@@ -1,7 +1,6 @@
 """Makes our classes known to the Auto classes of transformers, once, when the package is imported."""
 
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from .models.configuration_custom_seq2seq import CustomSeq2SeqConfig
 from .models.configuration_transformer_decoder import TransformerDecoderConfig
@@ -24,5 +23,3 @@ def register() -> None:
     for config_class, auto_class, model_class in MODELS:
         AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
         auto_class.register(config_class, model_class, exist_ok=True)
-    # The Trainer's label smoothing shifts the labels only of classes that it finds by name in this mapping.
-    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[TransformerDecoderConfig.model_type] = TransformerDecoderForCausalLM.__name__

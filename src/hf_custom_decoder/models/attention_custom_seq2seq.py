@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache, EncoderDecoderCache
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -35,7 +35,8 @@ def eager_attention_forward(
 
     Args:
         query (`torch.Tensor` of shape `(B, H, T, D)`), key and value (`torch.Tensor` of shape `(B, K, S, D)`).
-        attention_mask (`torch.Tensor` broadcastable to `(B, H, T, S)`, *optional*): Added to the scores.
+        attention_mask (`torch.Tensor` broadcastable to `(B, H, T, S)`, *optional*): Added to the scores; of booleans,
+            True where a query attends.
 
     Returns:
         The output of shape `(B, T, H, D)` and the weights of shape `(B, H, T, S)`.
@@ -44,7 +45,9 @@ def eager_attention_forward(
     if groups > 1:
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
     scores = torch.matmul(query, key.transpose(2, 3)) * scaling
-    if attention_mask is not None:
+    if attention_mask is not None and attention_mask.dtype == torch.bool:  # made for SDPA: True attends
+        scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
+    elif attention_mask is not None:
         scores = scores + attention_mask
     weights = nn.functional.softmax(scores, dim=-1)
     weights = nn.functional.dropout(weights, p=dropout, training=module.training)
@@ -91,12 +94,40 @@ def check_attention_support(config: PreTrainedConfig, implementation: str | None
     )
 
 
-def check_flex_training(implementation: str, module: nn.Module, device: torch.device) -> None:
-    """Refuse FlexAttention where it has no backward pass."""
-    if implementation == "flex_attention" and device.type == "cpu" and module.training and torch.is_grad_enabled():
+def check_parts_support(config: PreTrainedConfig, implementation: str | dict[str, str] | None) -> None:
+    """
+    [`check_attention_support`] for the parts of a seq2seq config, before any of them is changed.
+
+    Raises:
+        ValueError: ALiBi with a kernel that takes no additive bias.
+    """
+    for name in ("encoder", "decoder"):
+        part = getattr(config, name)
+        wanted = implementation.get(name) if isinstance(implementation, dict) else implementation
+        if hasattr(part, "position_type"):  # one of ours
+            check_attention_support(part, wanted)
+
+
+def check_flex_training(implementation: str, module: PreTrainedModel, device: torch.device) -> None:
+    """
+    Refuse what FlexAttention cannot do, before it fails inside a layer.
+
+    Raises:
+        ValueError: A gradient is wanted on CPU, or attention dropout in training.
+    """
+    if implementation != "flex_attention":
+        return
+    wants_gradient = torch.is_grad_enabled() and any(weight.requires_grad for weight in module.parameters())
+    if device.type == "cpu" and wants_gradient:
         raise ValueError(
-            "`attn_implementation='flex_attention'` has no backward pass on CPU, got a model in training mode. Use "
-            "'sdpa' or 'eager' (`model.set_attn_implementation('sdpa')`), or train on a GPU."
+            "`attn_implementation='flex_attention'` has no backward pass on CPU, got a model whose weights want "
+            "gradients. For inference use `with torch.no_grad()`, for training 'sdpa' or 'eager' "
+            "(`model.set_attn_implementation('sdpa')`) or a GPU."
+        )
+    if module.training and module.config.attention_dropout > 0:
+        raise ValueError(
+            "`attn_implementation='flex_attention'` has no dropout, got `attention_dropout="
+            f"{module.config.attention_dropout}` in training mode. Set it to 0.0, or use 'sdpa' or 'eager'."
         )
 
 
@@ -247,6 +278,10 @@ class MultiHeadAttention(nn.Module):
                 own = past_key_values
                 own = own.self_attention_cache if isinstance(own, EncoderDecoderCache) else own
                 keys, values = own.update(keys, values, self.layer_idx)
+                if isinstance(attention_mask, torch.Tensor) and keys.shape[2] > attention_mask.shape[-1]:
+                    # In transformers 5.17 a sliding layer that can be cropped also returns what left the window.
+                    visible = slice(-attention_mask.shape[-1], None)
+                    keys, values = keys[:, :, visible], values[:, :, visible]
 
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
         output, weights = attend(

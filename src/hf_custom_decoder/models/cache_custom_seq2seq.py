@@ -6,7 +6,7 @@ Legend: B source rows, R decoder rows (B times the beams), S source length.
 
 import torch
 from transformers import PreTrainedConfig
-from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache, StaticCache
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, EncoderDecoderCache, StaticCache
 
 
 class CustomSeq2SeqCache(EncoderDecoderCache):
@@ -32,6 +32,15 @@ class CustomSeq2SeqCache(EncoderDecoderCache):
         """Let each of `num_sources` source rows serve `rows_per_source` neighbouring decoder rows."""
         self.source_index = torch.arange(num_sources, device=device).repeat_interleave(rows_per_source)  # (R,)
         self.rows_per_source = rows_per_source
+
+    def match_source(self, num_sources: int) -> None:
+        """Give every decoder row a source row of its own, where as many sources as decoder rows will be passed."""
+        cached = self.cross_attention_cache.layers[0].keys if any(self.is_updated.values()) else None
+        if self.source_index is None or cached is None or cached.shape[0] == num_sources:
+            return
+        if self.source_index.shape[0] == num_sources:
+            self.cross_attention_cache.reorder_cache(self.source_index)
+            self.source_index, self.rows_per_source = None, 1
 
     def check_rows(self, num_rows: int, num_sources: int) -> None:
         """
@@ -106,9 +115,58 @@ class CustomSeq2SeqCache(EncoderDecoderCache):
 
     def reset(self) -> None:
         """Forget every token and the sharing; the objects stay."""
+        for layer in (*self.self_attention_cache.layers, *self.cross_attention_cache.layers):
+            if isinstance(layer, DynamicLayer):  # transformers below 5.18 puts zeros there and keeps the length
+                layer.keys = layer.values = None
+                layer.is_initialized = False
         super().reset()
         self.source_index = None
         self.rows_per_source = 1
+
+
+def check_cache(owner: str, cache: Cache, config: PreTrainedConfig, num_rows: int) -> None:
+    """
+    Raise unless a cache belongs to a decoder of this config and, where it is filled, to `num_rows` decoder rows.
+
+    Raises:
+        ValueError: Other numbers of layers, rows or heads, or another head width.
+    """
+    own = cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache
+    if own.layers and len(own.layers) != config.num_hidden_layers:
+        raise ValueError(
+            f"{owner}: `past_key_values` must have one layer for each of the decoder's {config.num_hidden_layers}, got "
+            f"{len(own.layers)}. Pass the cache of this model, or None."
+        )
+    keys = own.layers[0].keys if own.layers else None
+    if keys is None or keys.dim() != 4:
+        return
+    expected = (num_rows, config.key_value_heads, config.attention_head_dim)
+    found = (keys.shape[0], keys.shape[1], keys.shape[3])
+    if found != expected:
+        raise ValueError(
+            f"{owner}: `past_key_values` must hold (rows, key heads, head width) = {expected}, got {found}. Pass the "
+            "cache of this model and of this batch, `past_key_values.reset()` it, or pass None."
+        )
+
+
+def check_source_cache(owner: str, cache: EncoderDecoderCache, num_sources: int, source_length: int) -> None:
+    """
+    Raise unless the cross-attention part of a cache is of a source of this size.
+
+    Raises:
+        ValueError: It was filled from, or has room for, another number of source rows or tokens.
+    """
+    layers = cache.cross_attention_cache.layers
+    if not layers:
+        return
+    found = (num_sources, getattr(layers[0], "max_cache_len", source_length))
+    if cache.is_updated.get(0):
+        found = (layers[0].keys.shape[0], layers[0].keys.shape[2])
+    if found != (num_sources, source_length):
+        raise ValueError(
+            f"{owner}: the source of this call has (rows, tokens) = {(num_sources, source_length)}, the cross-attention "
+            f"cache in `past_key_values` has {found}. Pass the source that the cache was made for, or a new cache."
+        )
 
 
 def full_attention_config(num_layers: int) -> PreTrainedConfig:

@@ -162,7 +162,7 @@ class CustomSeq2SeqConfig(PreTrainedConfig):
         check_names(owner, kwargs, known | set(GENERIC_NAMES))
         self.encoder = self._build_part("encoder", self.encoder, TransformerEncoderConfig, OWN_ENCODER_CONFIGS)
         self.decoder = self._build_part("decoder", self.decoder, TransformerDecoderConfig, OWN_DECODER_CONFIGS)
-        if type(self.decoder) not in OWN_DECODER_CONFIGS.values():
+        if self.decoder.model_type not in OWN_DECODER_CONFIGS:
             raise TypeError(
                 f"{owner}: `decoder` must be one of our decoder configs ({sorted(OWN_DECODER_CONFIGS)}), got "
                 f"{type(self.decoder).__name__} of model type {self.decoder.model_type!r}. Build the decoder from "
@@ -172,6 +172,8 @@ class CustomSeq2SeqConfig(PreTrainedConfig):
         generic = (*GENERIC_NAMES, *self.attribute_map, "decoder_ffn_dim")
         for name in [name for name in kwargs if name in generic]:
             setattr(self, name, kwargs.pop(name))
+        if kwargs.get("attn_implementation") is None:
+            kwargs["attn_implementation"] = {}  # None would erase the parts' own: a live encoder would lose its mask
         super().__post_init__(**kwargs)
         self.decoder.check()
         self.check()

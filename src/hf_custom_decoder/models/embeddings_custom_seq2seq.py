@@ -45,8 +45,8 @@ class ResizeBySideMixin:
             # The whole class resizes embedding, projection and bias together, as transformers does for a decoder.
             self._resize_decoder(new_num_tokens, **arguments)
         if side in ("both", "encoder"):
-            if config.tie_encoder_decoder_embeddings:
-                encoder.set_input_embeddings(decoder.get_input_embeddings())
+            if config.tie_encoder_decoder_embeddings:  # the weight is one; what the two modules say of it is not
+                encoder.get_input_embeddings().num_embeddings = decoder.get_input_embeddings().num_embeddings
                 encoder.config.vocab_size = decoder.config.vocab_size
             else:
                 encoder.resize_token_embeddings(new_num_tokens, **arguments)
@@ -75,7 +75,7 @@ class ResizeBySideMixin:
         decoder, old_head = self.get_decoder(), self.get_output_embeddings()  # type: ignore[attr-defined]
         decoder.resize_token_embeddings(new_num_tokens, **arguments)
         size = decoder.get_input_embeddings().weight.shape[0]
-        if old_head.weight.shape[0] != size:
+        if old_head is not None:
             head = self._get_resized_lm_head(old_head, size, mean_resizing=arguments["mean_resizing"])  # type: ignore[attr-defined]
             head.requires_grad_(old_head.weight.requires_grad)
             self.set_output_embeddings(head)  # type: ignore[attr-defined]

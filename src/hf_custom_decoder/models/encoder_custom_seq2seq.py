@@ -11,7 +11,8 @@ from transformers import MODEL_MAPPING, AutoModel, PreTrainedConfig, PreTrainedM
 from .configuration_transformer_encoder import TransformerEncoderConfig
 from .modeling_transformer_encoder import TransformerEncoderModel
 
-OWN_ENCODERS: dict[type[PreTrainedConfig], type[PreTrainedModel]] = {TransformerEncoderConfig: TransformerEncoderModel}
+OWN_ENCODERS: dict[str, type[PreTrainedModel]] = {TransformerEncoderConfig.model_type: TransformerEncoderModel}
+"""By model type, not by class: of code that travels transformers may import one copy for configs, one for models."""
 
 
 def without_pooler(config: PreTrainedConfig) -> dict[str, Any]:
@@ -48,8 +49,8 @@ def build_encoder(config: PreTrainedConfig) -> PreTrainedModel:
     Raises:
         ValueError: AutoModel does not know the config, or its model has no encoder half.
     """
-    if type(config) in OWN_ENCODERS:
-        return OWN_ENCODERS[type(config)](config)
+    if config.model_type in OWN_ENCODERS:
+        return OWN_ENCODERS[config.model_type](config)
     if not getattr(config, "is_encoder_decoder", False):
         encoder = AutoModel.from_config(config, **without_pooler(config))
     else:

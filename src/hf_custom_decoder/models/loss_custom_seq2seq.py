@@ -25,6 +25,11 @@ def check_labels(labels: torch.Tensor, vocab_size: int) -> None:
         )
 
 
+def _mean(total: torch.Tensor, count: torch.Tensor | int) -> torch.Tensor:
+    """The sum over `count` items divided by it; 0 where a whole step has no label."""
+    return total / (count.to(total.device).clamp(min=1) if isinstance(count, torch.Tensor) else max(count, 1))
+
+
 def token_loss(
     logits: torch.Tensor,
     labels: torch.Tensor,
@@ -47,11 +52,7 @@ def token_loss(
     """
     logits = logits if logits.dtype == torch.float64 else logits.float()
     total = nn.functional.cross_entropy(logits, labels, reduction="sum", label_smoothing=label_smoothing)
-    if num_items_in_batch is None:
-        return total / max(labels.shape[0], 1)
-    if isinstance(num_items_in_batch, torch.Tensor):
-        num_items_in_batch = num_items_in_batch.to(total.device)
-    return total / num_items_in_batch
+    return _mean(total, labels.shape[0] if num_items_in_batch is None else num_items_in_batch)
 
 
 def sequence_loss(
@@ -82,8 +83,7 @@ def sequence_loss(
         total = nn.functional.cross_entropy(
             flat, labels.flatten(), reduction="sum", label_smoothing=label_smoothing, ignore_index=IGNORE_INDEX
         )
-        count = (labels != IGNORE_INDEX).sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
-        return total / count
+        return _mean(total, (labels != IGNORE_INDEX).sum() if num_items_in_batch is None else num_items_in_batch)
     positions = (labels.flatten() != IGNORE_INDEX).nonzero().squeeze(-1)  # (N,)
     if logits is None:
         chosen = lm_head(hidden_states.flatten(0, 1).index_select(0, positions))

@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModel, GenerationMixin, PreTrainedConfi
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput, Seq2SeqModelOutput
 
+from .attention_custom_seq2seq import check_parts_support
 from .auto_map_custom_seq2seq import FullAutoMapMixin
 from .checkpoint_custom_seq2seq import CheckedLoadingMixin
 from .configuration_custom_seq2seq import CustomSeq2SeqConfig, encoder_width
@@ -24,9 +25,8 @@ from .inputs_custom_seq2seq import check_id_range
 from .loss_custom_seq2seq import IGNORE_INDEX, check_labels, sequence_loss
 from .modeling_transformer_decoder import TransformerDecoderModel, select_positions
 
-DECODER_CLASSES: dict[type[PreTrainedConfig], type[PreTrainedModel]] = {
-    TransformerDecoderConfig: TransformerDecoderModel,
-}
+DECODER_CLASSES: dict[str, type[PreTrainedModel]] = {TransformerDecoderConfig.model_type: TransformerDecoderModel}
+"""By model type, as the encoders are."""
 
 HUB_ARGUMENTS = (
     "revision",
@@ -84,6 +84,11 @@ class CustomSeq2SeqPreTrainedModel(CheckedLoadingMixin, FullAutoMapMixin, PreTra
         config.check()
         super().__init__(config, *args, **kwargs)
 
+    def set_attn_implementation(self, attn_implementation: str | dict[str, str], *args: Any, **kwargs: Any) -> None:
+        """As in transformers; raises `ValueError`, and changes nothing, for a kernel that cannot compute a part."""
+        check_parts_support(self.config, attn_implementation)
+        super().set_attn_implementation(attn_implementation, *args, **kwargs)
+
     @property
     def dummy_inputs(self) -> dict[str, torch.Tensor]:
         """A batch of two short rows."""
@@ -91,7 +96,7 @@ class CustomSeq2SeqPreTrainedModel(CheckedLoadingMixin, FullAutoMapMixin, PreTra
         return {"input_ids": ids, "decoder_input_ids": ids}
 
 
-class CustomSeq2SeqModel(CustomSeq2SeqPreTrainedModel):
+class CustomSeq2SeqModel(ResizeBySideMixin, CustomSeq2SeqPreTrainedModel):
     r"""
     Encoder, bridge and decoder without a vocabulary projection.
 
@@ -105,7 +110,7 @@ class CustomSeq2SeqModel(CustomSeq2SeqPreTrainedModel):
     def __init__(self, config: CustomSeq2SeqConfig, encoder: PreTrainedModel | None = None) -> None:
         super().__init__(config)
         self.encoder = build_encoder(config.encoder) if encoder is None else encoder
-        self.decoder = DECODER_CLASSES[type(config.decoder)](config.decoder)
+        self.decoder = DECODER_CLASSES[config.decoder.model_type](config.decoder)
         source_width, target_width = encoder_width(config.encoder), config.decoder.hidden_size
         self.bridge = nn.Linear(source_width, target_width) if source_width != target_width else None
         self._encoder_names, self._encoder_takes_any = encoder_arguments(self.encoder)
@@ -393,6 +398,15 @@ class CustomSeq2SeqForConditionalGeneration(  # type: ignore[misc]  # the hooks 
         if not self.config.tie_word_embeddings:
             return {}
         return {"lm_head.weight": "model.decoder.embed_tokens.weight"}
+
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
+        """
+        As in transformers; a projection that is the decoder's embedding is saved as tied, whatever the config says.
+        (peft compares it with the encoder's embedding when it merges an adapter, and clears `tie_word_embeddings`.)
+        """
+        if getattr(self.lm_head, "weight", None) is self.get_decoder().get_input_embeddings().weight:
+            self.config.tie_word_embeddings = True
+        super().save_pretrained(*args, **kwargs)
 
     def prepare_decoder_input_ids_from_labels(self, labels: torch.Tensor) -> torch.Tensor:
         """Decoder input of shape `(B, T)` for labels of that shape; `DataCollatorForSeq2Seq` calls it."""

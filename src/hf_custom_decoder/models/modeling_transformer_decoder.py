@@ -17,6 +17,7 @@ from transformers.modeling_outputs import (
     BaseModelOutputWithPastAndCrossAttentions,
     CausalLMOutputWithCrossAttentions,
 )
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from .attention_custom_seq2seq import (
     MultiHeadAttention,
@@ -26,8 +27,9 @@ from .attention_custom_seq2seq import (
     resolve_implementation,
     with_implementation,
 )
-from .cache_custom_seq2seq import CustomSeq2SeqCache, build_cache
+from .cache_custom_seq2seq import CustomSeq2SeqCache, build_cache, check_cache, check_source_cache
 from .configuration_transformer_decoder import TransformerDecoderConfig
+from .generation_custom_seq2seq import SharedSourceGenerationMixin
 from .inputs_custom_seq2seq import (
     check_id_range,
     check_ids_or_embeds,
@@ -38,7 +40,7 @@ from .inputs_custom_seq2seq import (
 from .layers_custom_seq2seq import FeedForward, build_embedding, build_norm
 from .loss_custom_seq2seq import IGNORE_INDEX, check_labels, sequence_loss
 from .modeling_transformer_stack import TransformerPreTrainedModel
-from .packing_custom_seq2seq import PackedRows, packed_rows
+from .packing_custom_seq2seq import PackedRows, is_tracing, packed_rows
 
 
 class TransformerDecoderLayer(GradientCheckpointingLayer):
@@ -172,13 +174,13 @@ class TransformerDecoderModel(TransformerDecoderPreTrainedModel):
         for layer_idx, mixer_type in enumerate(self.config.layer_types):
             if mixer_type in masks:
                 continue
-            if isinstance(mask, dict):
-                built: Any = mask[mixer_type]
-            else:
+            built: Any = mask[mixer_type] if isinstance(mask, dict) else None
+            if not isinstance(mask, dict) or (built is None and (is_alibi or implementation == "eager")):
+                # In a dict None means causal, left to a kernel that knows; these two need it written out.
                 built = builders[mixer_type](
                     config=config,
                     inputs_embeds=like,
-                    attention_mask=mask,
+                    attention_mask=None if isinstance(mask, dict) else mask,
                     past_key_values=cache,
                     allow_is_causal_skip=not is_alibi,
                 )
@@ -190,6 +192,13 @@ class TransformerDecoderModel(TransformerDecoderPreTrainedModel):
                 built = self._add_alibi(built, query_slots, key_slots, like.dtype)
             masks[mixer_type] = built
         return masks
+
+    @staticmethod
+    def _num_positions(past_length: int | torch.Tensor, length: int) -> int | None:
+        """Cached and new tokens; None where only the accelerator knows them or shapes are being recorded."""
+        if isinstance(past_length, torch.Tensor) and (past_length.device.type != "cpu" or is_tracing()):
+            return None
+        return int(past_length) + length
 
     def _check_source(self, encoder_hidden_states: torch.Tensor | None) -> None:
         if encoder_hidden_states is not None and not self.config.add_cross_attention:
@@ -223,6 +232,8 @@ class TransformerDecoderModel(TransformerDecoderPreTrainedModel):
         check_padding_mask(
             type(self).__name__, "encoder_attention_mask", encoder_attention_mask, num_sources, source_length
         )
+        if isinstance(cache, EncoderDecoderCache):
+            check_source_cache(type(self).__name__, cache, num_sources, source_length)
         if isinstance(cache, CustomSeq2SeqCache):
             cache.check_rows(num_rows, num_sources)
         elif num_rows != num_sources:
@@ -312,11 +323,15 @@ class TransformerDecoderModel(TransformerDecoderPreTrainedModel):
             use_cache, past_key_values = False, None
         if use_cache and past_key_values is None:
             past_key_values = build_cache(config, encoder_hidden_states is not None)
-        past_length = 0 if past_key_values is None else past_key_values.get_seq_length()
+        past_length: int | torch.Tensor = 0
+        if past_key_values is not None:
+            check_cache(owner, past_key_values, config, batch_size)
+            past_length = past_key_values.get_seq_length()
         if isinstance(past_length, int):
             check_padding_mask(owner, "attention_mask", attention_mask, batch_size, length, cached=past_length)
-            if config.position_type == "learned":
-                check_length(owner, past_length + length, "max_position_embeddings", config.max_position_embeddings)
+        num_positions = self._num_positions(past_length, length)
+        if num_positions is not None and config.position_type == "learned":
+            check_length(owner, num_positions, "max_position_embeddings", config.max_position_embeddings)
 
         padding_mask = attention_mask if isinstance(attention_mask, torch.Tensor) else None
         padding_mask = padding_mask if padding_mask is not None and padding_mask.dim() == 2 else None
@@ -326,7 +341,6 @@ class TransformerDecoderModel(TransformerDecoderPreTrainedModel):
                 position_ids = position_ids_from_mask(padding_mask, length)
             else:
                 position_ids = (torch.arange(length, device=given.device) + past_length)[None]
-        num_positions = past_length + length if isinstance(past_length, int) else None
         hidden_states = self._embed(input_ids, inputs_embeds, position_ids, rows, num_positions)
         rotary = None if self.rotary_emb is None else self.rotary_emb(hidden_states, position_ids)
         own_cache = past_key_values
@@ -377,7 +391,9 @@ class TransformerDecoderModel(TransformerDecoderPreTrainedModel):
         return output if return_dict is not False else output.to_tuple()
 
 
-class TransformerDecoderForCausalLM(TransformerDecoderPreTrainedModel, GenerationMixin):
+class TransformerDecoderForCausalLM(
+    SharedSourceGenerationMixin, TransformerDecoderPreTrainedModel, GenerationMixin
+):
     r"""
     The Transformer decoder as a language model.
 
@@ -472,6 +488,9 @@ class TransformerDecoderForCausalLM(TransformerDecoderPreTrainedModel, Generatio
         logits = None
         if labels is not None and shift_labels is None:
             shift_labels = nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)
+            if isinstance(attention_mask, torch.Tensor) and attention_mask.dim() == 2:  # padding predicts nothing
+                is_padding = attention_mask[:, -labels.shape[1] :] == 0
+                shift_labels = shift_labels.masked_fill(is_padding, IGNORE_INDEX)
         if shift_labels is None or not self.training:
             logits = self.lm_head(select_positions(hidden_states, logits_to_keep))
         loss = None
@@ -501,3 +520,7 @@ def select_positions(hidden_states: torch.Tensor, logits_to_keep: int | torch.Te
 
 TransformerDecoderModel.register_for_auto_class("AutoModel")
 TransformerDecoderForCausalLM.register_for_auto_class("AutoModelForCausalLM")
+
+# The Trainer's label smoothing shifts the labels only of classes that it finds by name in this mapping. The line stands
+# here, not where classes are registered, so that a model whose code came with its checkpoint is found too.
+MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[TransformerDecoderConfig.model_type] = TransformerDecoderForCausalLM.__name__

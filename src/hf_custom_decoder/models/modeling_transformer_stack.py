@@ -38,8 +38,8 @@ class TransformerPreTrainedModel(FullAutoMapMixin, PreTrainedModel):
 
     def set_attn_implementation(self, attn_implementation: str | dict[str, str], *args: Any, **kwargs: Any) -> None:
         """As in transformers; raises `ValueError` for a kernel that cannot compute this model."""
-        if isinstance(attn_implementation, str):
-            check_attention_support(self.config, attn_implementation)
+        own = attn_implementation.get("") if isinstance(attn_implementation, dict) else attn_implementation
+        check_attention_support(self.config, own)
         super().set_attn_implementation(attn_implementation, *args, **kwargs)
 
     @torch.no_grad()

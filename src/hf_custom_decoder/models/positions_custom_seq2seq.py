@@ -45,12 +45,13 @@ class SinusoidalPositions(nn.Module):
         """
         Args:
             position_ids (`torch.LongTensor` of shape `(...)`).
-            num_positions (`int`, *optional*): One more than the greatest position, where the caller knows it.
+            num_positions (`int`, *optional*): One more than the greatest position; where the caller does not know it
+                the formula is used.
 
         Returns:
             `torch.FloatTensor` of shape `(..., width)`.
         """
-        if num_positions is not None and num_positions > self.num_positions:
+        if num_positions is None or num_positions > self.num_positions:
             return sinusoidal_table(position_ids, self.width).to(self.table.dtype)
         return nn.functional.embedding(position_ids, self.table)
 
