@@ -1,0 +1,157 @@
+"""The command line: reads arguments, calls the library, turns errors into messages and exit codes."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from transformers.utils.logging import disable_progress_bar
+
+from .data.text_sources import read_sources
+from .evaluation.batched_generation import generate_texts
+from .hub.model_folder import load_model_folder
+from .quickstart.quickstart_settings import DEVICES, QuickstartSettings
+from .quickstart.run_quickstart import run_quickstart
+
+EXIT_DONE = 0
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
+
+USER_ERRORS = (ImportError, OSError, ValueError)
+"""What the library raises for wrong arguments, missing files and missing packages."""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Returns the parser of all commands; each sets `run`, a function that takes the parsed arguments."""
+    parser = argparse.ArgumentParser(
+        prog="hf-custom-decoder", description="Encoder-decoder models that you compose from a config."
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_quickstart(commands)
+    _add_generate(commands)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one command.
+
+    Args:
+        argv (`list[str]`, *optional*): Arguments without the program's name, by default those of the process.
+
+    Returns:
+        `int`: 0 when done, 2 for wrong usage, 130 after Ctrl-C.
+    """
+    try:
+        arguments = build_parser().parse_args(argv)
+    except SystemExit as error:  # argparse has written its message
+        return error.code if isinstance(error.code, int) else EXIT_USAGE
+    disable_progress_bar()  # of transformers, for every file it reads; ours stay
+    try:
+        arguments.run(arguments)
+    except BrokenPipeError:  # whoever read our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except USER_ERRORS as error:
+        print(f"hf-custom-decoder: error: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    except KeyboardInterrupt:
+        print("\nhf-custom-decoder: interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    return EXIT_DONE
+
+
+def _add_quickstart(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    defaults = QuickstartSettings()
+    parser = commands.add_parser(
+        "quickstart",
+        help="train a pronunciation model from scratch in minutes, score it and leave a folder for the Hub",
+        description=(
+            "Trains a small encoder-decoder on the CMU Pronouncing Dictionary with the stock Seq2SeqTrainer, scores "
+            "it on held-out words, and leaves a folder that is ready for the Hub. Interrupted with Ctrl-C and started "
+            "again, it goes on where it stopped."
+        ),
+    )
+    parser.add_argument(
+        "--output", type=Path, default=defaults.output, metavar="DIR", help="folder to leave (default: %(default)s)"
+    )
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument(
+        "--minutes",
+        type=float,
+        default=defaults.minutes,
+        help="training time over all resumed runs (default: %(default)s)",
+    )
+    length.add_argument(
+        "--max_steps", type=int, metavar="STEPS", help="train so many optimizer steps instead: repeatable"
+    )
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=defaults.seed,
+        help="of fresh weights and of the order of the words (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--num_beams",
+        type=int,
+        default=defaults.num_beams,
+        help="beams of the search; 1 is greedy (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--device", choices=DEVICES, default=defaults.device, help="where to train and to score (default: %(default)s)"
+    )
+    parser.add_argument("--limit", type=int, metavar="WORDS", help="use so many words only, for trying things out")
+    parser.add_argument("--fresh", action="store_true", help="forget what earlier runs have left in the folder")
+    parser.set_defaults(run=_run_quickstart)
+
+
+def _run_quickstart(arguments: argparse.Namespace) -> None:
+    options = {name: value for name, value in vars(arguments).items() if name != "run"}
+    try:
+        run_quickstart(QuickstartSettings(**options), _print_line)
+    except KeyboardInterrupt:
+        _print_line("\nThe same command goes on where it stopped; with --fresh it starts again.")
+        raise
+
+
+def _add_generate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "generate",
+        help="run a saved model on words or lines of text",
+        description=(
+            "Generates for every input and prints one line for each, in order: several outputs are separated by "
+            "tabs, best first. Inputs are the arguments, else the lines of --file, else those of standard input."
+        ),
+    )
+    parser.add_argument("--model", required=True, metavar="FOLDER", help="saved model, or its name on the Hub")
+    parser.add_argument("texts", nargs="*", metavar="TEXT", help="inputs")
+    parser.add_argument("--file", type=Path, help="text file with one input a line")
+    parser.add_argument("--num_beams", type=int, help="beams of the search; 1 is greedy (default: the model's)")
+    parser.add_argument("--num_return_sequences", type=int, default=1, metavar="N", help="outputs for each input")
+    parser.add_argument("--max_new_tokens", type=int, metavar="N", help="longest output in tokens")
+    parser.add_argument("--batch_size", type=int, default=32, metavar="N", help="inputs generated together")
+    parser.add_argument("--device", choices=DEVICES, default="cpu", help="where to run (default: cpu)")
+    parser.add_argument(
+        "--trust_remote_code", action="store_true", help="run code from the folder; models of this package need none"
+    )
+    parser.set_defaults(run=_run_generate)
+
+
+def _run_generate(arguments: argparse.Namespace) -> None:
+    sources = read_sources(arguments.texts, arguments.file, sys.stdin)
+    model, tokenizer = load_model_folder(
+        arguments.model, device=arguments.device, trust_remote_code=arguments.trust_remote_code
+    )
+    chosen = {name: getattr(arguments, name) for name in ("num_beams", "max_new_tokens")}
+    outputs = generate_texts(
+        model,
+        tokenizer,
+        sources,
+        batch_size=arguments.batch_size,
+        num_return_sequences=arguments.num_return_sequences,
+        **{name: value for name, value in chosen.items() if value is not None},
+    )
+    for texts in outputs:
+        _print_line("\t".join(" ".join(text.splitlines()) for text in texts))
+
+
+def _print_line(text: str) -> None:
+    print(text, flush=True)

@@ -1,0 +1,58 @@
+"""Loads what a folder for the Hub holds, or says in words what is missing."""
+
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "spiece.model",
+    "vocab.json",
+    "vocab.txt",
+)
+
+
+def load_model_folder(
+    name: str | Path, *, device: str = "cpu", trust_remote_code: bool = False
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Loads an encoder-decoder model and its tokenizer.
+
+    Args:
+        name (`str` or `Path`): A folder written by `save_pretrained`, or a repository on the Hub.
+        device (`str`, *optional*, defaults to "cpu"): Where to put the model.
+        trust_remote_code (`bool`, *optional*, defaults to `False`):
+            Whether code from the folder may run. The models of this package need none where it is installed.
+
+    Returns:
+        `tuple[PreTrainedModel, PreTrainedTokenizerBase]`: The model in evaluation mode, and the tokenizer.
+
+    Raises:
+        OSError: If there is no such folder or repository, or it holds no model.
+        ValueError: If the folder has no tokenizer, or its model is of a kind that cannot be loaded here.
+    """
+    folder = Path(name)
+    if folder.exists():
+        present = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+        if "config.json" not in present:
+            raise FileNotFoundError(
+                f"`model` must be a folder written by `save_pretrained`, found no config.json in {name}."
+            )
+        if not present.intersection(_TOKENIZER_FILES):
+            raise ValueError(
+                f"{name} holds a model but no tokenizer. Save it there: `tokenizer.save_pretrained({str(name)!r})`."
+            )
+    try:
+        model: PreTrainedModel = AutoModelForSeq2SeqLM.from_pretrained(name, trust_remote_code=trust_remote_code)
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
+    except OSError as error:
+        if folder.exists():
+            raise
+        raise FileNotFoundError(
+            f"`model` must be a folder written by `save_pretrained` or the name of a repository on the Hub; {name} is "
+            f"no folder, and the Hub could not be asked or has no such model ({str(error).splitlines()[0]})"
+        ) from error
+    model.to(torch.device(device))  # type: ignore[arg-type]
+    return model, tokenizer

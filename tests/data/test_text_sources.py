@@ -1,0 +1,51 @@
+"""Where input texts come from."""
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hf_custom_decoder.data.text_sources import read_sources
+
+
+def test_arguments_win_over_the_pipe() -> None:
+    assert list(read_sources(["one", "two"], None, ["three"])) == ["one", "two"]
+
+
+def test_file_wins_over_the_pipe_and_keeps_blank_lines(tmp_path: Path) -> None:
+    file = tmp_path / "words.txt"
+    file.write_bytes("é\r\n\nlast".encode())
+    assert list(read_sources([], file, ["three"])) == ["é", "", "last"]
+
+
+def test_pipe_is_read_only_as_far_as_needed() -> None:
+    def endless() -> Iterator[str]:
+        return (f"{number}\n" for number in itertools.count())
+
+    assert list(itertools.islice(read_sources([], None, endless()), 2)) == ["0", "1"]
+
+
+def test_arguments_and_file_together_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not both: got 1 texts"):
+        read_sources(["a"], tmp_path / "b", [])
+
+
+def test_blank_argument_is_refused() -> None:
+    with pytest.raises(ValueError, match="must hold some characters, got ' '"):
+        read_sources(["a", " "], None, [])
+
+
+def test_missing_file_is_named_before_anything_is_read(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="nowhere.txt"):
+        read_sources([], tmp_path / "nowhere.txt", [])
+
+
+@pytest.mark.parametrize("lines", [[], ["\n", "  \n"]])
+def test_nothing_at_all_is_refused(lines: list[str], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="got nothing from standard input"):
+        list(read_sources([], None, lines))
+    file = tmp_path / "empty.txt"
+    file.write_text("".join(lines))
+    with pytest.raises(ValueError, match=r"got nothing from .*empty\.txt"):
+        list(read_sources([], file, []))

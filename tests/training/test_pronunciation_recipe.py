@@ -1,0 +1,101 @@
+"""The recipe of the quickstart learns, follows its budget and is repeatable."""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import Seq2SeqTrainer, set_seed
+
+from hf_custom_decoder.data.pronunciation_examples import encode_entries
+from hf_custom_decoder.evaluation.batched_generation import generate_texts
+from hf_custom_decoder.training import pronunciation_recipe
+from hf_custom_decoder.training.pronunciation_recipe import (
+    PEAK_LEARNING_RATE,
+    WARMUP_SHARE,
+    build_pronunciation_model,
+    build_pronunciation_trainer,
+)
+from hf_custom_decoder.training.training_budget import TrainingBudget
+from tests.tiny_pronunciation import ENTRIES, tiny_tokenizer
+
+
+@pytest.fixture(autouse=True)
+def _small_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pronunciation_recipe, "HIDDEN_SIZE", 32)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # a small model on a busy machine gets slower with every further thread
+    yield
+    torch.set_num_threads(num_threads)
+
+
+def trained(steps: int, folder: Path) -> Seq2SeqTrainer:
+    tokenizer = tiny_tokenizer()
+    set_seed(3)
+    trainer = build_pronunciation_trainer(
+        build_pronunciation_model(tokenizer),
+        tokenizer,
+        encode_entries(tokenizer, ENTRIES),
+        TrainingBudget(steps=steps),
+        output_dir=folder,
+        seed=3,
+    )
+    trainer.train()
+    return trainer
+
+
+def test_it_learns_five_words_by_heart(tmp_path: Path) -> None:
+    trainer = trained(60, tmp_path)
+    words = [entry.word for entry in ENTRIES]
+    outputs = generate_texts(trainer.model, tiny_tokenizer(), words, num_beams=2)
+    wrong = [
+        (entry.word, text)
+        for entry, (text,) in zip(ENTRIES, outputs, strict=True)
+        if tuple(text.split()) not in entry.pronunciations
+    ]
+    assert not wrong
+
+
+def test_trainer_is_the_stock_one_and_same_seed_gives_same_weights(tmp_path: Path) -> None:
+    first, second = trained(3, tmp_path), trained(3, tmp_path)
+    assert type(first) is Seq2SeqTrainer
+    for left, right in zip(first.model.parameters(), second.model.parameters(), strict=True):
+        torch.testing.assert_close(left, right, rtol=0, atol=0)
+
+
+def test_learning_rate_follows_the_share_of_the_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pronunciation_recipe, "STEPS_A_LOG", 1)
+    trainer = trained(10, tmp_path)
+    rates = [entry["learning_rate"] for entry in trainer.state.log_history if "learning_rate" in entry]
+    assert len(rates) == 10
+    # Step n runs at the rate of the share that was done before it.
+    expected = [PEAK_LEARNING_RATE * (1.0 - n / 10) / (1.0 - WARMUP_SHARE) for n in range(1, 10)]
+    assert rates[0] == 0.0
+    assert all(math.isclose(rate, value, rel_tol=1e-6) for rate, value in zip(rates[1:], expected, strict=True))
+
+
+def test_seconds_end_the_run(tmp_path: Path) -> None:
+    now = [0.0]
+
+    def clock() -> float:
+        now[0] += 0.01  # every look takes a while
+        return now[0]
+
+    tokenizer = tiny_tokenizer()
+    budget = TrainingBudget(seconds=0.5, clock=clock)
+    trainer = build_pronunciation_trainer(
+        build_pronunciation_model(tokenizer),
+        tokenizer,
+        encode_entries(tokenizer, ENTRIES),
+        budget,
+        output_dir=tmp_path,
+        seed=0,
+    )
+    trainer.train()
+    assert 2 < trainer.state.global_step < 50
+    assert budget.share(trainer.state.global_step) == 1.0
