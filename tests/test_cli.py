@@ -3,6 +3,7 @@
 import io
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -141,6 +142,8 @@ def test_module_streams_and_stops_when_its_reader_leaves(folder: Path, expected:
         stderr=subprocess.PIPE,
         text=True,
     )
+    deadline = threading.Timer(120, process.kill)  # seconds: without streaming the next line would wait for ever
+    deadline.start()
     assert process.stdin is not None
     assert process.stdout is not None
     assert process.stderr is not None
@@ -152,5 +155,6 @@ def test_module_streams_and_stops_when_its_reader_leaves(folder: Path, expected:
     process.stdin.close()
     errors = process.stderr.read()
     process.stderr.close()
-    assert process.wait(timeout=120) == 0, errors
+    assert process.wait() == 0, errors
+    deadline.cancel()
     assert "Error" not in errors

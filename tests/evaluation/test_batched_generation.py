@@ -1,6 +1,6 @@
 """Texts in, texts out."""
 
-import itertools
+from collections.abc import Iterator
 
 import pytest
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -40,12 +40,12 @@ def test_sources_are_read_batch_by_batch(loaded: tuple[PreTrainedModel, PreTrain
     model, tokenizer = loaded
     asked = []
 
-    def endless() -> itertools.chain[str]:
-        for number in itertools.count():
+    def sources() -> Iterator[str]:
+        for number in range(10):
             asked.append(number)
             yield "cat"
 
-    outputs = generate_texts(model, tokenizer, endless(), batch_size=3, num_beams=1)
+    outputs = generate_texts(model, tokenizer, sources(), batch_size=3, num_beams=1)
     next(outputs)
     assert len(asked) == 3
 

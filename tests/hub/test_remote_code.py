@@ -50,6 +50,16 @@ ENCODER_MAP = {
     "AutoConfig": "configuration_transformer_encoder.TransformerEncoderConfig",
     "AutoModel": "modeling_transformer_encoder.TransformerEncoderModel",
 }
+FOLDERS = {  # by which Auto class each is loaded, and what its `auto_map` says
+    "ours": ("AutoModelForSeq2SeqLM", SEQ2SEQ_MAP),
+    "tied": ("AutoModelForSeq2SeqLM", SEQ2SEQ_MAP),
+    "bert": ("AutoModelForSeq2SeqLM", SEQ2SEQ_MAP),
+    "t5": ("AutoModelForSeq2SeqLM", SEQ2SEQ_MAP),
+    "bare": ("AutoModel", SEQ2SEQ_MAP),
+    "causal": ("AutoModelForCausalLM", DECODER_MAP),
+    "decoder": ("AutoModel", DECODER_MAP),
+    "encoder": ("AutoModel", ENCODER_MAP),
+}
 BEAMS = {"num_beams": 3, "max_new_tokens": 9, "num_return_sequences": 2}
 TEXTS = ["w5 w6", "w7"]
 SMOOTHING = 0.1
@@ -63,8 +73,8 @@ def with_encoder(config: Any) -> CustomSeq2SeqForConditionalGeneration:
     return model
 
 
-def build() -> dict[str, tuple[str, PreTrainedModel, dict[str, str]]]:
-    """Auto class, model and expected `auto_map` of each folder."""
+def build() -> dict[str, PreTrainedModel]:
+    """The model of each folder."""
     bert = BertConfig(
         vocab_size=VOCAB_SIZE, hidden_size=24, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
     )
@@ -73,14 +83,14 @@ def build() -> dict[str, tuple[str, PreTrainedModel, dict[str, str]]]:
     encoder = TransformerEncoderModel(ours.config.encoder.__class__(**encoder_fields("alibi"))).eval()
     decoder = TransformerDecoderModel(TransformerDecoderConfig(**SIZES)).eval()
     return {
-        "ours": ("AutoModelForSeq2SeqLM", ours, SEQ2SEQ_MAP),
-        "tied": ("AutoModelForSeq2SeqLM", tied, SEQ2SEQ_MAP),
-        "bert": ("AutoModelForSeq2SeqLM", with_encoder(bert), SEQ2SEQ_MAP),
-        "t5": ("AutoModelForSeq2SeqLM", with_encoder(t5), SEQ2SEQ_MAP),
-        "bare": ("AutoModel", tiny_seq2seq("sliding_first").model, SEQ2SEQ_MAP),
-        "causal": ("AutoModelForCausalLM", tiny_causal("sliding_last_alibi"), DECODER_MAP),
-        "decoder": ("AutoModel", decoder, DECODER_MAP),
-        "encoder": ("AutoModel", encoder, ENCODER_MAP),
+        "ours": ours,
+        "tied": tied,
+        "bert": with_encoder(bert),
+        "t5": with_encoder(t5),
+        "bare": tiny_seq2seq("sliding_first").model,
+        "causal": tiny_causal("sliding_last_alibi"),
+        "decoder": decoder,
+        "encoder": encoder,
     }
 
 
@@ -112,9 +122,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tasks(root: Path) -> dict[str, Any]:
     """Every folder saved by the package, with inputs and outputs."""
     saved: dict[str, Any] = {}
-    for name, (auto_class, model, _) in build().items():
+    for name, model in build().items():
         model.save_pretrained(root / name)
-        saved[name] = {"folder": str(root / name), "auto_class": auto_class, **calls(name, model)}
+        saved[name] = {"folder": str(root / name), "auto_class": FOLDERS[name][0], **calls(name, model)}
     word_tokenizer().save_pretrained(root / "ours")
 
     torch.manual_seed(0)
@@ -149,14 +159,11 @@ def report(root: Path, tasks: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-NAMES = ["ours", "tied", "bert", "t5", "bare", "causal", "decoder", "encoder"]
-
-
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", FOLDERS)
 def test_folder_names_every_class_that_can_load_it(root: Path, tasks: dict[str, Any], name: str) -> None:
     """A full `auto_map`, and beside the weights every file that it leads to."""
     config = json.loads((root / name / "config.json").read_text())
-    assert config["auto_map"] == build()[name][2]
+    assert config["auto_map"] == FOLDERS[name][1]
     files = {file.stem for file in (root / name).glob("*.py")}
     assert {reference.partition(".")[0] for reference in config["auto_map"].values()} <= files
     assert "__init__" not in files
@@ -172,18 +179,20 @@ def test_the_stranger_cannot_import_the_package(report: dict[str, Any]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", FOLDERS)
 def test_the_stranger_gets_the_same_outputs(report: dict[str, Any], name: str) -> None:
     """Logits and beams equal ours, only with trust; what is saved again is complete and the same."""
     found = report["folders"][name]
-    class_name = build()[name][2][build()[name][0]].partition(".")[2]
+    auto_class, auto_map = FOLDERS[name]
+    class_name = auto_map[auto_class].partition(".")[2]
     for key in ("class", "second class"):
         assert found[key].startswith("transformers_modules.")
         assert found[key].endswith(f".{class_name}")
     assert found["class"] != found["second class"]  # the second came from the second folder
     assert found["differences"] == found["differences again"] == []
     assert found["refused without trust"] is found["refused with trust False"] is found["config refused"] is True
-    assert found["same code again"] is found["same config again"] is found["is in evaluation mode"] is True
+    assert found["config differences"] == []
+    assert found["same code again"] is found["is in evaluation mode"] is True
 
 
 @pytest.mark.slow
@@ -202,7 +211,7 @@ def test_the_stranger_trains_and_adapts(report: dict[str, Any], tasks: dict[str,
 
 
 @pytest.mark.parametrize("trust", [None, False, True])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", FOLDERS)
 def test_with_the_package_the_local_classes_are_used(tasks: dict[str, Any], name: str, trust: bool | None) -> None:
     """Whatever `trust_remote_code` says: no code of the folder is run."""
     auto_classes: dict[str, Any] = {

@@ -34,7 +34,7 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(num_threads)
 
 
-def trained(steps: int, folder: Path) -> Seq2SeqTrainer:
+def trained(steps: int, folder: Path, *, seed: int = 3) -> Seq2SeqTrainer:
     tokenizer = tiny_tokenizer()
     set_seed(3)
     trainer = build_pronunciation_trainer(
@@ -43,7 +43,7 @@ def trained(steps: int, folder: Path) -> Seq2SeqTrainer:
         encode_entries(tokenizer, ENTRIES),
         TrainingBudget(steps=steps),
         output_dir=folder,
-        seed=3,
+        seed=seed,
     )
     trainer.train()
     return trainer
@@ -66,6 +66,13 @@ def test_trainer_is_the_stock_one_and_same_seed_gives_same_weights(tmp_path: Pat
     assert type(first) is Seq2SeqTrainer
     for left, right in zip(first.model.parameters(), second.model.parameters(), strict=True):
         torch.testing.assert_close(left, right, rtol=0, atol=0)
+
+
+def test_seed_decides_the_order_of_the_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pronunciation_recipe, "BATCH_SIZE", 2)
+    first, second = trained(3, tmp_path, seed=3), trained(3, tmp_path, seed=4)  # from the same fresh weights
+    weights = zip(first.model.parameters(), second.model.parameters(), strict=True)
+    assert any(not torch.equal(left, right) for left, right in weights)
 
 
 def test_learning_rate_follows_the_share_of_the_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

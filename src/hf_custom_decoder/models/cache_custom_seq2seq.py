@@ -129,8 +129,14 @@ def check_cache(owner: str, cache: Cache, config: PreTrainedConfig, num_rows: in
     Raise unless a cache belongs to a decoder of this config and, where it is filled, to `num_rows` decoder rows.
 
     Raises:
+        TypeError: No cache.
         ValueError: Other numbers of layers, rows or heads, or another head width.
     """
+    if not isinstance(cache, Cache):
+        raise TypeError(
+            f"{owner}: `past_key_values` must be a cache of transformers, got {type(cache).__name__}. Pass what an earlier "
+            "call returned, or None."
+        )
     own = cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache
     if own.layers and len(own.layers) != config.num_hidden_layers:
         raise ValueError(

@@ -9,6 +9,7 @@ from .configuration_transformer_decoder import TransformerDecoderConfig
 from .configuration_transformer_encoder import TransformerEncoderConfig
 from .configuration_transformer_stack import (
     CONFIG_FORMAT,
+    TransformerStackConfig,
     check_flag,
     check_format,
     check_model_type,
@@ -62,16 +63,20 @@ PRESETS: dict[str, dict[str, Any]] = {
 """Published shapes: tiny of Wu et al. 2021 (Multi30k), base and big of Vaswani et al. 2017, table 3."""
 
 
-def _generic(name: str) -> property:
-    """A property that reads and writes a field of the decoder config."""
+SIDE_NAMES = ("encoder_layers", "encoder_attention_heads", "encoder_ffn_dim", "decoder_ffn_dim")
+"""BART's names of sizes that one side has alone; they live in the config of that side."""
+
+
+def _generic(name: str, side: str = "decoder") -> property:
+    """A property that reads and writes a field of the config of one side."""
 
     def read(self: "CustomSeq2SeqConfig") -> Any:
-        return getattr(self.decoder, name)
+        return getattr(getattr(self, side), name)
 
     def write(self: "CustomSeq2SeqConfig", value: Any) -> None:
-        setattr(self.decoder, name, value)
+        setattr(getattr(self, side), name, value)
 
-    return property(read, write, doc=f"`decoder.{name}`: one value, read and written there.")
+    return property(read, write, doc=f"`{side}.{name}`: one value, read and written there.")
 
 
 class CustomSeq2SeqConfig(PreTrainedConfig):
@@ -79,7 +84,8 @@ class CustomSeq2SeqConfig(PreTrainedConfig):
     Configuration of [`CustomSeq2SeqForConditionalGeneration`]: any encoder, one of our decoders, and what joins them.
 
     `vocab_size`, `hidden_size`, `num_hidden_layers`, `num_attention_heads`, `max_position_embeddings` and the token
-    ids can be read, set and passed here; they write through to the decoder config, and `to_dict()` shows them.
+    ids can be read, set and passed here; they write through to the decoder config, and `to_dict()` shows them. So can
+    BART's names (`d_model`, `encoder_layers`, `decoder_ffn_dim`, ...), which write through to their side.
 
     Args:
         encoder (`PreTrainedConfig` or `dict`, *optional*): [`TransformerEncoderConfig`] (the default) or any config
@@ -145,6 +151,9 @@ class CustomSeq2SeqConfig(PreTrainedConfig):
     bos_token_id = _generic("bos_token_id")
     eos_token_id = _generic("eos_token_id")
     decoder_ffn_dim = _generic("intermediate_size")
+    encoder_layers = _generic("num_hidden_layers", "encoder")
+    encoder_attention_heads = _generic("num_attention_heads", "encoder")
+    encoder_ffn_dim = _generic("intermediate_size", "encoder")
 
     _known_extra_names: ClassVar[tuple[str, ...]] = (
         "attn_implementation",
@@ -152,14 +161,15 @@ class CustomSeq2SeqConfig(PreTrainedConfig):
         "torch_dtype",
         "num_labels",
         "name_or_path",
-        "decoder_ffn_dim",
+        *GENERIC_NAMES,
+        *SIDE_NAMES,
     )
 
     def __post_init__(self, **kwargs: Any) -> None:
         owner = type(self).__name__
         check_format(owner, self.config_format)
         known = set(type(self).__dataclass_fields__) | set(self.attribute_map) | set(self._known_extra_names)
-        check_names(owner, kwargs, known | set(GENERIC_NAMES))
+        check_names(owner, kwargs, known)
         self.encoder = self._build_part("encoder", self.encoder, TransformerEncoderConfig, OWN_ENCODER_CONFIGS)
         self.decoder = self._build_part("decoder", self.decoder, TransformerDecoderConfig, OWN_DECODER_CONFIGS)
         if self.decoder.model_type not in OWN_DECODER_CONFIGS:
@@ -169,13 +179,15 @@ class CustomSeq2SeqConfig(PreTrainedConfig):
                 "one of these."
             )
         self.decoder.add_cross_attention = True
-        generic = (*GENERIC_NAMES, *self.attribute_map, "decoder_ffn_dim")
+        generic = (*GENERIC_NAMES, *self.attribute_map, *SIDE_NAMES)
         for name in [name for name in kwargs if name in generic]:
             setattr(self, name, kwargs.pop(name))
         if kwargs.get("attn_implementation") is None:
             kwargs["attn_implementation"] = {}  # None would erase the parts' own: a live encoder would lose its mask
         super().__post_init__(**kwargs)
-        self.decoder.check()
+        for part in (self.encoder, self.decoder):
+            if isinstance(part, TransformerStackConfig):
+                part.check()
         self.check()
 
     def _build_part(
@@ -203,21 +215,6 @@ class CustomSeq2SeqConfig(PreTrainedConfig):
         return CONFIG_MAPPING[model_type](**fields)
 
     @property
-    def encoder_layers(self) -> int:
-        """`encoder.num_hidden_layers`."""
-        return self.encoder.num_hidden_layers
-
-    @property
-    def encoder_attention_heads(self) -> int:
-        """`encoder.num_attention_heads`."""
-        return self.encoder.num_attention_heads
-
-    @property
-    def encoder_ffn_dim(self) -> int:
-        """`encoder.intermediate_size`."""
-        return self.encoder.intermediate_size
-
-    @property
     def start_token_id(self) -> int | None:
         """`decoder_start_token_id`, or what stands for it."""
         for token_id in (self.decoder_start_token_id, self.bos_token_id, self.pad_token_id):
@@ -230,6 +227,16 @@ class CustomSeq2SeqConfig(PreTrainedConfig):
         owner = type(self).__name__
         for name in ("tie_word_embeddings", "tie_encoder_decoder_embeddings", "return_logits_in_training"):
             check_flag(owner, name, getattr(self, name))
+        if self.is_encoder_decoder is not True:
+            raise ValueError(
+                f"{owner}: `is_encoder_decoder` must be True, got {self.is_encoder_decoder!r}. Leave it out, or use "
+                "TransformerDecoderConfig for a decoder alone."
+            )
+        if self.encoder.model_type in OWN_DECODER_CONFIGS:
+            raise ValueError(
+                f"{owner}: `encoder` must not be one of our decoder configs, got {type(self.encoder).__name__} (no token "
+                "would see what follows it). Use TransformerEncoderConfig, or any encoder that AutoModel knows."
+            )
         check_probability(owner, "label_smoothing", self.label_smoothing)
         check_token_id(owner, "decoder_start_token_id", self.decoder_start_token_id, self.vocab_size)
         if self.start_token_id is None:

@@ -48,6 +48,8 @@ class TransformerDecoderConfig(TransformerStackConfig):
         "scale_embedding": "scale_embeddings",
     }
 
+    _refused_names = {"layer_types": "It is derived from `mixer_types`: set that."}
+
     mixer_types: list[str] | None = None
     add_cross_attention: bool = False
     tie_word_embeddings: bool = True

@@ -33,5 +33,11 @@ class TransformerEncoderConfig(TransformerStackConfig):
         "scale_embedding": "scale_embeddings",
     }
 
+    _refused_names = {
+        "mixer_types": "Set `sliding_window`: in an encoder it holds for every layer.",
+        "layer_types": "Set `sliding_window`: in an encoder it holds for every layer.",
+        "add_cross_attention": "Only a decoder has cross-attention.",
+    }
+
 
 TransformerEncoderConfig.register_for_auto_class()

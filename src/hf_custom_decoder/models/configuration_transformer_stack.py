@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 
 from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 CONFIG_FORMAT = 1
 """Version of the config layout this code reads and writes."""
@@ -74,9 +75,16 @@ def check_format(owner: str, config_format: Any) -> None:
         )
 
 
-def check_names(owner: str, kwargs: dict[str, Any], known: set[str]) -> None:
-    """Refuse an unknown argument that is close to a known one (a typing error would be swallowed otherwise)."""
+def check_names(
+    owner: str, kwargs: dict[str, Any], known: set[str], refused: dict[str, str] | None = None
+) -> None:
+    """
+    Refuse an unknown argument that is close to a known one (a typing error would be swallowed otherwise), and those
+    that `refused` names with what to do instead.
+    """
     for name in kwargs:
+        if refused is not None and name in refused:
+            raise ValueError(f"{owner}: `{name}` is not an argument of this config. {refused[name]} Nothing was set.")
         if name.startswith("_") or name in known or name in _HUB_NAMES:
             continue
         nearest = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.8)
@@ -183,11 +191,14 @@ class TransformerStackConfig(PreTrainedConfig):
         "name_or_path",
     )
 
+    # Fields of a sibling that would change nothing here, and what to do instead.
+    _refused_names: ClassVar[dict[str, str]] = {}
+
     def __post_init__(self, **kwargs: Any) -> None:
         owner = type(self).__name__
         known = set(type(self).__dataclass_fields__) | set(self.attribute_map) | set(self._known_extra_names)
         check_format(owner, self.config_format)
-        check_names(owner, kwargs, known)
+        check_names(owner, kwargs, known, self._refused_names)
         for name in [name for name in kwargs if name in self.attribute_map]:  # BART's names win over the defaults
             setattr(self, name, kwargs.pop(name))
         super().__post_init__(**kwargs)
@@ -266,7 +277,15 @@ class TransformerStackConfig(PreTrainedConfig):
                     f"{owner}: rotary positions need an even head width, got {self.attention_head_dim}. Change "
                     "`head_dim` or `num_attention_heads`, or use another `position_type`."
                 )
-            factor = (self.rope_parameters or {}).get("partial_rotary_factor", 1.0)
+            rope = self.rope_parameters or {}
+            if any(isinstance(value, dict) for value in rope.values()):
+                raise ValueError(
+                    f"{owner}: `rope_parameters` must be one dict for all layers, got one for each layer type: {rope!r}. "
+                    "Pass one of the inner dicts."
+                )
+            names = ("default", *ROPE_INIT_FUNCTIONS)
+            check_choice(owner, "rope_parameters['rope_type']", rope.get("rope_type", "default"), names)
+            factor = rope.get("partial_rotary_factor", 1.0)
             if factor != 1.0:
                 raise ValueError(
                     f"{owner}: `rope_parameters['partial_rotary_factor']` must be 1.0 (whole heads are rotated), got "

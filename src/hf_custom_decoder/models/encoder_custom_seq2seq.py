@@ -2,7 +2,7 @@
 
 import copy
 import inspect
-from typing import Any
+from typing import Any, is_typeddict
 
 import torch
 from torch import nn
@@ -71,7 +71,14 @@ def check_encoder(encoder: PreTrainedModel) -> None:
 
 
 def encoder_arguments(encoder: nn.Module) -> tuple[set[str], bool]:
-    """Names that an encoder's forward takes, and whether it takes any."""
-    parameters = inspect.signature(encoder.forward).parameters
-    names = {name for name, one in parameters.items() if one.kind is not inspect.Parameter.VAR_KEYWORD}
-    return names, len(names) < len(parameters)
+    """Names that an encoder's forward takes, and whether it takes any: `**kwargs` that no type says the names of."""
+    names: set[str] = set()
+    takes_any = False
+    for name, one in inspect.signature(encoder.forward).parameters.items():
+        if one.kind is not inspect.Parameter.VAR_KEYWORD:
+            names.add(name)
+            continue
+        typed = [kind.__annotations__ for kind in getattr(one.annotation, "__args__", ()) if is_typeddict(kind)]
+        names.update(*typed)
+        takes_any = not typed
+    return names, takes_any

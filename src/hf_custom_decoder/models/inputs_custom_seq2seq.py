@@ -3,33 +3,51 @@
 Legend: B rows, T length.
 """
 
+from typing import Any
+
 import torch
 
 from .packing_custom_seq2seq import is_tracing
 
 
+def check_tensor(owner: str, name: str, value: Any) -> None:
+    """Raise a `TypeError` unless `value` is a tensor."""
+    if not isinstance(value, torch.Tensor):
+        raise TypeError(
+            f"{owner}: `{name}` must be a tensor, got {type(value).__name__}. Call the tokenizer with "
+            "`return_tensors='pt'`, or use `torch.tensor(...)`."
+        )
+
+
 def check_ids_or_embeds(
-    owner: str, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None, *, prefix: str = ""
+    owner: str, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None, hidden_size: int
 ) -> None:
-    """Raise unless exactly one of ids `(B, T)` and embeddings `(B, T, E)` is given, each of its form."""
-    ids_name, embeds_name = f"{prefix}input_ids", f"{prefix}inputs_embeds"
+    """Raise unless exactly one of ids `(B, T)` and embeddings `(B, T, E)` is given, each of its form and not empty."""
     if (input_ids is None) == (inputs_embeds is None):
         found = "neither" if input_ids is None else "both"
-        raise ValueError(f"{owner}: give exactly one of `{ids_name}` and `{embeds_name}`, got {found}.")
-    if input_ids is not None and (input_ids.dim() != 2 or input_ids.is_floating_point()):
+        raise ValueError(f"{owner}: give exactly one of `input_ids` and `inputs_embeds`, got {found}.")
+    given, name = (input_ids, "input_ids") if inputs_embeds is None else (inputs_embeds, "inputs_embeds")
+    check_tensor(owner, name, given)
+    shape = tuple(given.shape)
+    if inputs_embeds is None and (given.dim() != 2 or given.is_floating_point()):
         raise ValueError(
-            f"{owner}: `{ids_name}` must be whole numbers of shape (batch_size, length), got shape "
-            f"{tuple(input_ids.shape)} and {input_ids.dtype}. Pass the tokenizer's tensor, or `{embeds_name}`."
+            f"{owner}: `input_ids` must be whole numbers of shape (batch_size, length), got shape {shape} and "
+            f"{given.dtype}. Pass the tokenizer's tensor, or `inputs_embeds`."
         )
-    if inputs_embeds is not None and inputs_embeds.dim() != 3:
+    if inputs_embeds is not None and (given.dim() != 3 or shape[2] != hidden_size):
         raise ValueError(
-            f"{owner}: `{embeds_name}` must have the shape (batch_size, length, hidden_size), got "
-            f"{tuple(inputs_embeds.shape)}."
+            f"{owner}: `inputs_embeds` must have the shape (batch_size, length, hidden_size={hidden_size}), got "
+            f"{shape}. Make them with `get_input_embeddings()`."
+        )
+    if shape[0] == 0 or shape[1] == 0:
+        raise ValueError(
+            f"{owner}: `{name}` must hold at least one row and one token, got the shape {shape}. Leave empty examples out."
         )
 
 
 def check_id_range(owner: str, name: str, ids: torch.Tensor, vocab_size: int) -> None:
     """Raise for an id outside the vocabulary; only on CPU, where the look costs no stop."""
+    check_tensor(owner, name, ids)
     if ids.device.type != "cpu" or is_tracing() or ids.numel() == 0:
         return
     low, high = (int(bound) for bound in torch.aminmax(ids))
@@ -48,16 +66,65 @@ def check_padding_mask(
     length: int,
     *,
     cached: int = 0,
+    num_queries: int | None = None,
+    num_keys: int | None = None,
 ) -> None:
-    """Raise unless a padding mask is `(B, cached + T)`; four-dimensional masks pass as they are."""
-    if mask is None or isinstance(mask, dict) or mask.dim() == 4:
+    """
+    Raise unless a padding mask is `(B, cached + T)` of 1 and 0, or an attention kernel's own mask is
+    `(B or 1, heads or 1, num_queries or 1, num_keys)`, where the last two are known.
+    """
+    if mask is None or isinstance(mask, dict):
         return
-    if tuple(mask.shape) != (batch_size, cached + length):
+    check_tensor(owner, name, mask)
+    shape = tuple(mask.shape)
+    if mask.dim() == 4:
+        rows_fit, queries_fit = shape[0] in (1, batch_size), num_queries is None or shape[2] in (1, num_queries)
+        if not (rows_fit and queries_fit and (num_keys is None or shape[3] == num_keys)):
+            raise ValueError(
+                f"{owner}: `{name}` of four dimensions must fit (batch_size, heads, queries, keys) = ({batch_size}, 1, "
+                f"{num_queries or 'any'}, {num_keys or 'any'}), got {shape}. Pass the kernel's own mask, or a padding "
+                "mask of shape (batch_size, length)."
+            )
+        return
+    if shape != (batch_size, cached + length):
         past = f" (cached tokens included: {cached})" if cached else ""
         raise ValueError(
             f"{owner}: `{name}` must have the shape (batch_size, length) = ({batch_size}, {cached + length}){past}, "
-            f"got {tuple(mask.shape)}. Pass 1 for tokens to attend to and 0 for padding, one for each token."
+            f"got {shape}. Pass 1 for tokens to attend to and 0 for padding, one for each token."
         )
+    if mask.is_floating_point() and mask.device.type == "cpu" and not is_tracing() and bool((mask < 0).any()):
+        raise ValueError(
+            f"{owner}: `{name}` of two dimensions must hold 1 for tokens to attend to and 0 for padding, got "
+            f"{float(mask.min())}, as in a mask that is added to scores. Pass `(mask >= 0)` instead."
+        )
+
+
+def check_position_ids(
+    owner: str, position_ids: torch.Tensor, batch_size: int, length: int, limit: int | None
+) -> int | None:
+    """
+    Raise unless position ids are `(B or 1, T)` and lie in [0, limit); the latter on CPU only, see `check_id_range`.
+
+    Returns:
+        One more than the greatest of them, or None where nobody looked.
+    """
+    check_tensor(owner, "position_ids", position_ids)
+    shape = tuple(position_ids.shape)
+    if len(shape) != 2 or shape[0] not in (1, batch_size) or shape[1] != length:
+        raise ValueError(
+            f"{owner}: `position_ids` must have the shape (batch_size, length) = ({batch_size}, {length}), got {shape}. "
+            "Leave them out, and real tokens are counted from 0."
+        )
+    if position_ids.device.type != "cpu" or is_tracing():
+        return None
+    low, high = (int(bound) for bound in torch.aminmax(position_ids))
+    if low < 0 or (limit is not None and high >= limit):
+        rule = "not be below 0" if limit is None else f"lie in [0, max_position_embeddings={limit})"
+        raise ValueError(
+            f"{owner}: `position_ids` must {rule}, got {low if low < 0 else high}. Leave them out, and real tokens are "
+            "counted from 0."
+        )
+    return high + 1
 
 
 def position_ids_from_mask(mask: torch.Tensor, length: int) -> torch.Tensor:

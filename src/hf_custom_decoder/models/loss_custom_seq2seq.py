@@ -14,7 +14,15 @@ IGNORE_INDEX = -100
 
 
 def check_labels(labels: torch.Tensor, vocab_size: int) -> None:
-    """Refuse labels outside the vocabulary, as no kernel names them; only on CPU, where the look costs no stop."""
+    """
+    Refuse labels of another form than `(B, T)`, and those outside the vocabulary, as no kernel names them; the latter
+    only on CPU, where the look costs no stop.
+    """
+    if labels.dim() != 2 or labels.dtype != torch.int64:
+        raise ValueError(
+            f"`labels` must be of shape (batch_size, length) and torch.int64, got {tuple(labels.shape)} and "
+            f"{labels.dtype}. Pass what the collator makes, or `labels.long()`."
+        )
     if labels.device.type != "cpu" or is_tracing() or labels.numel() == 0:
         return
     wrong = (labels != IGNORE_INDEX) & ((labels < 0) | (labels >= vocab_size))

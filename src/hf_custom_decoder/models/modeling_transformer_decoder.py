@@ -211,11 +211,13 @@ class TransformerDecoderModel(TransformerDecoderPreTrainedModel):
                 f"{type(self).__name__}: a decoder with `add_cross_attention=True` needs `encoder_hidden_states`, got "
                 "None. Pass them, or build the decoder with `add_cross_attention=False`."
             )
-        if encoder_hidden_states is not None and encoder_hidden_states.shape[-1] != self.config.hidden_size:
+        if encoder_hidden_states is None:
+            return
+        if encoder_hidden_states.dim() != 3 or encoder_hidden_states.shape[2] != self.config.hidden_size:
             raise ValueError(
-                f"{type(self).__name__}: `encoder_hidden_states` must have the width `hidden_size="
-                f"{self.config.hidden_size}`, got {encoder_hidden_states.shape[-1]}. Project them first; the seq2seq "
-                "classes do it by their bridge."
+                f"{type(self).__name__}: `encoder_hidden_states` must have the shape (batch_size, source_length, "
+                f"hidden_size={self.config.hidden_size}), got {tuple(encoder_hidden_states.shape)}. Project them first; "
+                "the seq2seq classes do it by their bridge."
             )
 
     def _cross_attention(
@@ -230,7 +232,12 @@ class TransformerDecoderModel(TransformerDecoderPreTrainedModel):
         """The source as the layers take it: states (packed where keys have still to be computed), mask, rows."""
         num_sources, source_length = encoder_hidden_states.shape[:2]
         check_padding_mask(
-            type(self).__name__, "encoder_attention_mask", encoder_attention_mask, num_sources, source_length
+            type(self).__name__,
+            "encoder_attention_mask",
+            encoder_attention_mask,
+            num_sources,
+            source_length,
+            num_keys=source_length,
         )
         if isinstance(cache, EncoderDecoderCache):
             check_source_cache(type(self).__name__, cache, num_sources, source_length)
@@ -296,15 +303,17 @@ class TransformerDecoderModel(TransformerDecoderPreTrainedModel):
 
         Returns:
             [`~transformers.modeling_outputs.BaseModelOutputWithPastAndCrossAttentions`]: `last_hidden_state` of shape
-            `(batch_size, target_length, hidden_size)`, zeros at padding.
+            `(batch_size, target_length, hidden_size)`; at padding zeros without a cache, anything with one.
 
         Raises:
-            ValueError: Ids and embeddings, ids out of range, a mask of the wrong shape, too many tokens for learned
-                positions, a source where none can be or none where one must be, row counts that differ.
+            ValueError: Ids and embeddings, ids out of range, a mask or position ids of the wrong shape, too many
+                tokens for learned positions, a source where none can be or none where one must be, row counts that
+                differ.
+            TypeError: An input that is no tensor, or a cache that is none.
         """
         owner = type(self).__name__
         config = self.config
-        check_ids_or_embeds(owner, input_ids, inputs_embeds)
+        check_ids_or_embeds(owner, input_ids, inputs_embeds, config.hidden_size)
         self._check_source(encoder_hidden_states)
         given: Any = input_ids if inputs_embeds is None else inputs_embeds
         batch_size, length = given.shape[:2]
@@ -319,8 +328,9 @@ class TransformerDecoderModel(TransformerDecoderPreTrainedModel):
 
         if use_cache is None:
             use_cache = config.use_cache and not self.training
-        if self.gradient_checkpointing and self.training:
+        if self.gradient_checkpointing and self.training and torch.is_grad_enabled():  # layers run twice
             use_cache, past_key_values = False, None
+        num_keys = length if past_key_values is None else None
         if use_cache and past_key_values is None:
             past_key_values = build_cache(config, encoder_hidden_states is not None)
         past_length: int | torch.Tensor = 0
@@ -328,7 +338,16 @@ class TransformerDecoderModel(TransformerDecoderPreTrainedModel):
             check_cache(owner, past_key_values, config, batch_size)
             past_length = past_key_values.get_seq_length()
         if isinstance(past_length, int):
-            check_padding_mask(owner, "attention_mask", attention_mask, batch_size, length, cached=past_length)
+            check_padding_mask(
+                owner,
+                "attention_mask",
+                attention_mask,
+                batch_size,
+                length,
+                cached=past_length,
+                num_queries=length,
+                num_keys=num_keys,
+            )
         num_positions = self._num_positions(past_length, length)
         if num_positions is not None and config.position_type == "learned":
             check_length(owner, num_positions, "max_position_embeddings", config.max_position_embeddings)
@@ -336,11 +355,12 @@ class TransformerDecoderModel(TransformerDecoderPreTrainedModel):
         padding_mask = attention_mask if isinstance(attention_mask, torch.Tensor) else None
         padding_mask = padding_mask if padding_mask is not None and padding_mask.dim() == 2 else None
         rows = packed_rows(padding_mask) if past_key_values is None else None
-        if position_ids is None:
-            if padding_mask is not None:
-                position_ids = position_ids_from_mask(padding_mask, length)
-            else:
-                position_ids = (torch.arange(length, device=given.device) + past_length)[None]
+        if position_ids is not None:
+            num_positions = self._given_positions(position_ids, batch_size, length, num_positions)
+        elif padding_mask is not None:
+            position_ids = position_ids_from_mask(padding_mask, length)
+        else:
+            position_ids = (torch.arange(length, device=given.device) + past_length)[None]
         hidden_states = self._embed(input_ids, inputs_embeds, position_ids, rows, num_positions)
         rotary = None if self.rotary_emb is None else self.rotary_emb(hidden_states, position_ids)
         own_cache = past_key_values
@@ -370,7 +390,7 @@ class TransformerDecoderModel(TransformerDecoderPreTrainedModel):
                 rows,
                 encoder_rows,
                 implementation,
-                past_key_values=past_key_values,
+                past_key_values,  # positional: gradient checkpointing takes it away by name, without gradients too
             )
             if output_attentions:
                 all_weights.append(weights)
@@ -460,7 +480,7 @@ class TransformerDecoderForCausalLM(
             shape `(batch_size, target_length or logits_to_keep, vocab_size)`.
 
         Raises:
-            ValueError: Labels out of range; see also [`TransformerDecoderModel`].
+            ValueError: Labels out of range or of another shape than the input; see also [`TransformerDecoderModel`].
             TypeError: A keyword that is none of these.
         """
         shift_labels = loss_kwargs.pop("shift_labels", None)
@@ -486,6 +506,12 @@ class TransformerDecoderForCausalLM(
         )
         hidden_states = outputs.last_hidden_state
         logits = None
+        for name, given in (("labels", labels), ("shift_labels", shift_labels)):
+            if given is not None and given.shape != hidden_states.shape[:2]:
+                raise ValueError(
+                    f"{type(self).__name__}: `{name}` must have the shape of the input, {tuple(hidden_states.shape[:2])}, "
+                    f"got {tuple(given.shape)}. Use {IGNORE_INDEX} where nothing counts."
+                )
         if labels is not None and shift_labels is None:
             shift_labels = nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)
             if isinstance(attention_mask, torch.Tensor) and attention_mask.dim() == 2:  # padding predicts nothing
@@ -514,6 +540,11 @@ class TransformerDecoderForCausalLM(
 def select_positions(hidden_states: torch.Tensor, logits_to_keep: int | torch.Tensor) -> torch.Tensor:
     """`(R, T, E)` to its last `logits_to_keep` positions, or the positions of a tensor; 0 keeps all."""
     if isinstance(logits_to_keep, int):
+        if logits_to_keep < 0:
+            raise ValueError(
+                f"`logits_to_keep` must be a number of last positions (0 for all) or a tensor of positions, got "
+                f"{logits_to_keep}. Leave the sign out."
+            )
         return hidden_states[:, -logits_to_keep:] if logits_to_keep else hidden_states
     return hidden_states[:, logits_to_keep]
 

@@ -145,14 +145,17 @@ class TransformerEncoderModel(TransformerPreTrainedModel):
             `(batch_size, source_length, hidden_size)`, zeros at padding.
 
         Raises:
-            ValueError: Ids and embeddings, ids out of range, a mask of the wrong shape, too many tokens for learned
-                positions, or a kernel that cannot train here.
+            ValueError: Ids and embeddings, ids out of range, a mask or position ids of the wrong shape, too many
+                tokens for learned positions, or a kernel that cannot train here.
+            TypeError: An input that is no tensor.
         """
         owner = type(self).__name__
-        check_ids_or_embeds(owner, input_ids, inputs_embeds)
+        check_ids_or_embeds(owner, input_ids, inputs_embeds, self.config.hidden_size)
         given: Any = input_ids if inputs_embeds is None else inputs_embeds
         batch_size, length = given.shape[:2]
-        check_padding_mask(owner, "attention_mask", attention_mask, batch_size, length)
+        check_padding_mask(
+            owner, "attention_mask", attention_mask, batch_size, length, num_queries=length, num_keys=length
+        )
         if input_ids is not None:
             check_id_range(owner, "input_ids", input_ids, self.config.vocab_size)
         if self.config.position_type == "learned":
@@ -165,12 +168,15 @@ class TransformerEncoderModel(TransformerPreTrainedModel):
         check_flex_training(implementation, self, given.device)
 
         rows = packed_rows(attention_mask)
-        if position_ids is None:
+        num_positions: int | None = length
+        if position_ids is not None:
+            num_positions = self._given_positions(position_ids, batch_size, length, num_positions)
+        else:
             if attention_mask is not None and attention_mask.dim() == 2:
                 position_ids = position_ids_from_mask(attention_mask, length)
             else:
                 position_ids = torch.arange(length, device=given.device)[None]
-        hidden_states = self._embed(input_ids, inputs_embeds, position_ids, rows, length)
+        hidden_states = self._embed(input_ids, inputs_embeds, position_ids, rows, num_positions)
         like = hidden_states.new_empty((batch_size, length, 0))
         mask = self._attention_mask(attention_mask, like, implementation)
         rotary = None if self.rotary_emb is None else self.rotary_emb(hidden_states, position_ids)

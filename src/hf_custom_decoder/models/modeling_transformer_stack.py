@@ -13,6 +13,7 @@ from transformers import initialization as init
 
 from .attention_custom_seq2seq import check_attention_support
 from .auto_map_custom_seq2seq import FullAutoMapMixin
+from .inputs_custom_seq2seq import check_position_ids
 from .packing_custom_seq2seq import PackedRows
 from .positions_custom_seq2seq import LearnedPositions, RotaryEmbedding, SinusoidalPositions, alibi_bias
 
@@ -66,6 +67,14 @@ class TransformerPreTrainedModel(FullAutoMapMixin, PreTrainedModel):
             self.embed_positions = SinusoidalPositions(config.max_position_embeddings, config.hidden_size)
         elif config.position_type == "learned":
             self.embed_positions = LearnedPositions(config.max_position_embeddings, config.hidden_size)
+
+    def _given_positions(
+        self, position_ids: torch.Tensor, batch_size: int, length: int, num_positions: int | None
+    ) -> int | None:
+        """Check position ids of the caller; one more than the greatest, or `num_positions` where nobody looked."""
+        limit = self.config.max_position_embeddings if self.config.position_type == "learned" else None
+        found = check_position_ids(type(self).__name__, position_ids, batch_size, length, limit)
+        return num_positions if found is None else found
 
     def _embed(
         self,

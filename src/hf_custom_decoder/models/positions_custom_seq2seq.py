@@ -3,6 +3,7 @@
 Legend: B batch, T length, E width, H heads, D width of a head, S keys.
 """
 
+import copy
 import math
 
 import torch
@@ -68,12 +69,17 @@ class RotaryEmbedding(nn.Module):
     """
     Angles of rotary embeddings (Su et al. 2021, equation 34), with the length extensions of transformers'
     `rope_parameters`. The attribute names are those that transformers' helpers read and refill after loading.
+
+    Raises:
+        ValueError: `rope_parameters` lacks what its type needs.
     """
 
     inv_freq: torch.Tensor
 
     def __init__(self, config: PreTrainedConfig) -> None:
         super().__init__()
+        config = copy.copy(config)
+        config.head_dim = config.attention_head_dim  # transformers' helpers take None for a width
         self.config = config
         self.max_seq_len_cached = config.max_position_embeddings
         self.original_max_seq_len = config.max_position_embeddings
@@ -83,7 +89,13 @@ class RotaryEmbedding(nn.Module):
             if self.rope_type == "default"
             else ROPE_INIT_FUNCTIONS[self.rope_type]
         )
-        inv_freq, self.attention_scaling = init(config)
+        try:
+            inv_freq, self.attention_scaling = init(config)
+        except KeyError as error:
+            raise ValueError(
+                f"{type(config).__name__}: `rope_parameters` of `rope_type` {self.rope_type!r} must say {error}, got "
+                f"{config.rope_parameters!r}. Add it."
+            ) from error
         self.register_buffer("inv_freq", inv_freq, persistent=False)
         self.register_buffer("original_inv_freq", inv_freq.clone(), persistent=False)
 
@@ -92,7 +104,7 @@ class RotaryEmbedding(nn.Module):
         config: PreTrainedConfig, *args: object, **kwargs: object
     ) -> tuple[torch.Tensor, float]:
         """Inverse frequencies of shape `(D / 2,)` and the factor on cosines and sines (1)."""
-        width = config.head_dim or config.hidden_size // config.num_attention_heads
+        width = config.head_dim
         exponents = torch.arange(0, width, 2, dtype=torch.float) / width
         return 1.0 / (config.rope_parameters["rope_theta"] ** exponents), 1.0
 
