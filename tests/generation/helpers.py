@@ -21,7 +21,6 @@ from hf_custom_decoder import (
 )
 from tests.factories import SIZES, decoder_fields, tiny_batch, tiny_causal, tiny_seq2seq
 
-
 EOS_IDS = [2, 5, 9, 11, 30, 31, 32]
 """Several ids end a sequence, so that rows end at different lengths. Prompts of the tests have none of them."""
 
@@ -51,7 +50,7 @@ def enliven(model: PreTrainedModel) -> PreTrainedModel:
     return model
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _seq2seq(variant: str, num_layers: int) -> CustomSeq2SeqForConditionalGeneration:
     layers = {} if num_layers == SIZES["num_hidden_layers"] else {"num_hidden_layers": num_layers, "mixer_types": None}
     return enliven(tiny_seq2seq(variant, tie_word_embeddings=False, decoder=layers))
@@ -62,7 +61,7 @@ def seq2seq(variant: str = "default", num_layers: int = 2) -> CustomSeq2SeqForCo
     return _with_own_generation_config(_seq2seq(variant, num_layers))
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _causal(variant: str, add_cross_attention: bool) -> TransformerDecoderForCausalLM:
     return enliven(tiny_causal(variant, tie_word_embeddings=False, add_cross_attention=add_cross_attention))
 
@@ -83,7 +82,7 @@ FOREIGN_CONFIGS = {
 }
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _foreign(name: str) -> CustomSeq2SeqForConditionalGeneration:
     torch.manual_seed(0)
     config = CustomSeq2SeqConfig(
@@ -202,7 +201,7 @@ def until_end(ids: torch.Tensor, start: int = 0) -> list[int]:
 
 @torch.no_grad()
 def greedy_by_hand(model: Any, inputs: dict[str, torch.Tensor], max_new_tokens: int) -> list[list[int]]:
-    """Greedy search that runs the whole model on the whole prefix at every step: the slow truth for one row at a time."""
+    """Greedy search, a row at a time, that runs the whole model on the whole prefix at every step: the slow truth."""
     results = []
     for index in range(len(next(iter(inputs.values())))):
         ids = torch.tensor([[model.generation_config.decoder_start_token_id]])

@@ -9,7 +9,6 @@ from transformers.cache_utils import DynamicCache, EncoderDecoderCache, StaticCa
 from hf_custom_decoder.models.cache_custom_seq2seq import CustomSeq2SeqCache, build_cross_attention_cache
 from tests.factories import ALL_VARIANTS, tiny_config
 
-
 NUM_SOURCES, NUM_BEAMS, SOURCE_LENGTH = 2, 3, 5
 
 

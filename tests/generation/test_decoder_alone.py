@@ -16,7 +16,6 @@ from tests.generation.helpers import (
     until_end,
 )
 
-
 PROMPTS = torch.tensor([[0, 0, 0, 6, 7], [7, 8, 10, 13, 12], [0, 20, 21, 22, 23]])
 MASK = (PROMPTS != 0).long()
 
@@ -77,9 +76,7 @@ def test_other_ways_to_keep_the_past_change_nothing(variant, has_source, num_bea
     for prompts, mask in ((PROMPTS, MASK), (PROMPTS[1:2], MASK[1:2])):
         given = {name: value[-len(prompts) :] for name, value in source.items()}
         expected = model.generate(prompts, attention_mask=mask, max_new_tokens=7, num_beams=num_beams, **given)
-        found = model.generate(
-            prompts, attention_mask=mask, max_new_tokens=7, num_beams=num_beams, **given, **options
-        )
+        found = model.generate(prompts, attention_mask=mask, max_new_tokens=7, num_beams=num_beams, **given, **options)
         assert torch.equal(found, expected)
 
 

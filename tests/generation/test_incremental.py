@@ -12,7 +12,6 @@ from hf_custom_decoder.models.cache_custom_seq2seq import CustomSeq2SeqCache
 from tests.factories import ALL_VARIANTS, VOCAB_SIZE
 from tests.generation.helpers import COVERING, batch, rows, seq2seq
 
-
 LENGTH = 8
 
 

@@ -11,7 +11,6 @@ from hf_custom_decoder import CustomSeq2SeqForConditionalGeneration, Transformer
 from tests.factories import tiny_causal, tiny_seq2seq
 from tests.generation.helpers import batch
 
-
 NEVER_ENDING = {"eos_token_id": -1}
 
 

@@ -1,4 +1,4 @@
-"""The rest of what callers of `generate()` use: streaming, constraints, stopping, own loops, scores, single processes."""
+"""The rest of what callers of `generate()` use: streaming, constraints, stopping, own loops, scores."""
 
 import copy
 

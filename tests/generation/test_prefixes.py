@@ -16,7 +16,6 @@ from tests.generation.helpers import (
     until_end,
 )
 
-
 UNEQUAL = torch.tensor([[0, 0, 1, 7], [1, 8, 13, 10], [0, 1, 20, 21]])
 
 

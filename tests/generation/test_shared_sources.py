@@ -25,7 +25,6 @@ from tests.generation.helpers import (
     stock_twin,
 )
 
-
 PREFIX = torch.tensor([[1, 7, 8]] * 4)
 
 OPTIONS = {
@@ -130,16 +129,16 @@ def test_given_encoder_outputs_are_shared_and_left_as_they_are(use_cache):
     model, inputs = seq2seq(), batch()
     expected = model.generate(**inputs, max_new_tokens=7, num_beams=3)
     outputs = model.get_encoder()(**inputs)
-    for given in (outputs, BaseModelOutput(outputs.last_hidden_state)):
+    for encoded in (outputs, BaseModelOutput(outputs.last_hidden_state)):
         found = model.generate(
-            encoder_outputs=given,
+            encoder_outputs=encoded,
             attention_mask=inputs["attention_mask"],
             max_new_tokens=7,
             num_beams=3,
             use_cache=use_cache,
         )
         assert torch.equal(found, expected)
-        assert given.last_hidden_state.shape[0] == 3
+        assert encoded.last_hidden_state.shape[0] == 3
 
 
 def test_given_source_embeddings_are_shared():

@@ -7,7 +7,6 @@ from hf_custom_decoder.models.cache_custom_seq2seq import CustomSeq2SeqCache
 from tests.factories import ALL_VARIANTS, tiny_config
 from tests.generation.helpers import batch, causal, seq2seq
 
-
 NUM_BEAMS = 4
 
 

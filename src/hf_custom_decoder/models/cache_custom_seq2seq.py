@@ -35,11 +35,11 @@ class CustomSeq2SeqCache(EncoderDecoderCache):
 
     def match_source(self, num_sources: int) -> None:
         """Give every decoder row a source row of its own, where as many sources as decoder rows will be passed."""
-        cached = self.cross_attention_cache.layers[0].keys if any(self.is_updated.values()) else None
+        cached = _first_keys(self.cross_attention_cache)
         if self.source_index is None or cached is None or cached.shape[0] == num_sources:
             return
         if self.source_index.shape[0] == num_sources:
-            self.cross_attention_cache.reorder_cache(self.source_index)
+            self.cross_attention_cache.reorder_cache(self.source_index)  # type: ignore[arg-type]  # a LongTensor
             self.source_index, self.rows_per_source = None, 1
 
     def check_rows(self, num_rows: int, num_sources: int) -> None:
@@ -116,12 +116,18 @@ class CustomSeq2SeqCache(EncoderDecoderCache):
     def reset(self) -> None:
         """Forget every token and the sharing; the objects stay."""
         for layer in (*self.self_attention_cache.layers, *self.cross_attention_cache.layers):
-            if isinstance(layer, DynamicLayer):  # transformers below 5.18 puts zeros there and keeps the length
+            if isinstance(layer, DynamicLayer):  # transformers 5.17 puts zeros there and keeps the length
                 layer.keys = layer.values = None
                 layer.is_initialized = False
         super().reset()
         self.source_index = None
         self.rows_per_source = 1
+
+
+def _first_keys(cache: Cache) -> torch.Tensor | None:
+    """Keys of the first layer, of shape `(rows, K, length, D)`, or None where there are none yet."""
+    keys = getattr(cache.layers[0], "keys", None) if cache.layers else None
+    return keys if isinstance(keys, torch.Tensor) and keys.dim() == 4 else None
 
 
 def check_cache(owner: str, cache: Cache, config: PreTrainedConfig, num_rows: int) -> None:
@@ -134,17 +140,17 @@ def check_cache(owner: str, cache: Cache, config: PreTrainedConfig, num_rows: in
     """
     if not isinstance(cache, Cache):
         raise TypeError(
-            f"{owner}: `past_key_values` must be a cache of transformers, got {type(cache).__name__}. Pass what an earlier "
-            "call returned, or None."
+            f"{owner}: `past_key_values` must be a cache of transformers, got {type(cache).__name__}. Pass what an "
+            "earlier call returned, or None."
         )
     own = cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache
     if own.layers and len(own.layers) != config.num_hidden_layers:
         raise ValueError(
-            f"{owner}: `past_key_values` must have one layer for each of the decoder's {config.num_hidden_layers}, got "
-            f"{len(own.layers)}. Pass the cache of this model, or None."
+            f"{owner}: `past_key_values` must have one layer for each of the decoder's {config.num_hidden_layers}, "
+            f"got {len(own.layers)}. Pass the cache of this model, or None."
         )
-    keys = own.layers[0].keys if own.layers else None
-    if keys is None or keys.dim() != 4:
+    keys = _first_keys(own)
+    if keys is None:
         return
     expected = (num_rows, config.key_value_heads, config.attention_head_dim)
     found = (keys.shape[0], keys.shape[1], keys.shape[3])
@@ -162,16 +168,17 @@ def check_source_cache(owner: str, cache: EncoderDecoderCache, num_sources: int,
     Raises:
         ValueError: It was filled from, or has room for, another number of source rows or tokens.
     """
-    layers = cache.cross_attention_cache.layers
-    if not layers:
-        return
-    found = (num_sources, getattr(layers[0], "max_cache_len", source_length))
-    if cache.is_updated.get(0):
-        found = (layers[0].keys.shape[0], layers[0].keys.shape[2])
+    layers, keys = cache.cross_attention_cache.layers, _first_keys(cache.cross_attention_cache)
+    found = (num_sources, source_length)
+    if cache.is_updated.get(0) and keys is not None:
+        found = (keys.shape[0], keys.shape[2])
+    elif layers:
+        found = (num_sources, getattr(layers[0], "max_cache_len", source_length))
     if found != (num_sources, source_length):
         raise ValueError(
-            f"{owner}: the source of this call has (rows, tokens) = {(num_sources, source_length)}, the cross-attention "
-            f"cache in `past_key_values` has {found}. Pass the source that the cache was made for, or a new cache."
+            f"{owner}: the source of this call has (rows, tokens) = {(num_sources, source_length)}, the "
+            f"cross-attention cache in `past_key_values` has {found}. Pass the source that the cache was made for, or "
+            "a new cache."
         )
 
 

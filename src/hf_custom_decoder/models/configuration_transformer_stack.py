@@ -201,6 +201,7 @@ class TransformerStackConfig(PreTrainedConfig):
         check_names(owner, kwargs, known, self._refused_names)
         for name in [name for name in kwargs if name in self.attribute_map]:  # BART's names win over the defaults
             setattr(self, name, kwargs.pop(name))
+        check_positive_int(owner, "num_hidden_layers", self.num_hidden_layers)  # transformers reads `layer_types` now
         super().__post_init__(**kwargs)
         if self.position_type != "rotary":
             self.rope_parameters = None

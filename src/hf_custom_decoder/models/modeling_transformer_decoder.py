@@ -411,7 +411,7 @@ class TransformerDecoderModel(TransformerDecoderPreTrainedModel):
         return output if return_dict is not False else output.to_tuple()
 
 
-class TransformerDecoderForCausalLM(
+class TransformerDecoderForCausalLM(  # type: ignore[misc]  # the hooks narrow signatures
     SharedSourceGenerationMixin, TransformerDecoderPreTrainedModel, GenerationMixin
 ):
     r"""

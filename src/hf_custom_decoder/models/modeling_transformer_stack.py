@@ -13,12 +13,13 @@ from transformers import initialization as init
 
 from .attention_custom_seq2seq import check_attention_support
 from .auto_map_custom_seq2seq import FullAutoMapMixin
+from .checkpoint_custom_seq2seq import CheckedLoadingMixin
 from .inputs_custom_seq2seq import check_position_ids
 from .packing_custom_seq2seq import PackedRows
 from .positions_custom_seq2seq import LearnedPositions, RotaryEmbedding, SinusoidalPositions, alibi_bias
 
 
-class TransformerPreTrainedModel(FullAutoMapMixin, PreTrainedModel):
+class TransformerPreTrainedModel(CheckedLoadingMixin, FullAutoMapMixin, PreTrainedModel):
     """What our Transformer encoder and decoder have in common: kernels, fresh weights, position modules."""
 
     base_model_prefix = "model"
