@@ -4,9 +4,13 @@ Decoding state of our encoder-decoder models.
 Legend: B source rows, R decoder rows (B times the beams), S source length.
 """
 
+from typing import Any
+
 import torch
 from transformers import PreTrainedConfig
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, EncoderDecoderCache, StaticCache
+
+from .cache_recurrent_layer import with_recurrent_layers
 
 
 class CustomSeq2SeqCache(EncoderDecoderCache):
@@ -35,11 +39,12 @@ class CustomSeq2SeqCache(EncoderDecoderCache):
 
     def match_source(self, num_sources: int) -> None:
         """Give every decoder row a source row of its own, where as many sources as decoder rows will be passed."""
-        cached = self.cross_attention_cache.layers[0].keys if any(self.is_updated.values()) else None
+        layers: Any = self.cross_attention_cache.layers
+        cached = layers[0].keys if any(self.is_updated.values()) else None
         if self.source_index is None or cached is None or cached.shape[0] == num_sources:
             return
         if self.source_index.shape[0] == num_sources:
-            self.cross_attention_cache.reorder_cache(self.source_index)
+            self.cross_attention_cache.reorder_cache(self.source_index)  # type: ignore[arg-type]
             self.source_index, self.rows_per_source = None, 1
 
     def check_rows(self, num_rows: int, num_sources: int) -> None:
@@ -134,16 +139,17 @@ def check_cache(owner: str, cache: Cache, config: PreTrainedConfig, num_rows: in
     """
     if not isinstance(cache, Cache):
         raise TypeError(
-            f"{owner}: `past_key_values` must be a cache of transformers, got {type(cache).__name__}. Pass what an earlier "
-            "call returned, or None."
+            f"{owner}: `past_key_values` must be a cache of transformers, got {type(cache).__name__}. Pass what an "
+            "earlier call returned, or None."
         )
     own = cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache
     if own.layers and len(own.layers) != config.num_hidden_layers:
         raise ValueError(
-            f"{owner}: `past_key_values` must have one layer for each of the decoder's {config.num_hidden_layers}, got "
-            f"{len(own.layers)}. Pass the cache of this model, or None."
+            f"{owner}: `past_key_values` must have one layer for each of the decoder's {config.num_hidden_layers}, "
+            f"got {len(own.layers)}. Pass the cache of this model, or None."
         )
-    keys = own.layers[0].keys if own.layers else None
+    layers: Any = own.layers
+    keys = layers[0].keys if layers else None
     if keys is None or keys.dim() != 4:
         return
     expected = (num_rows, config.key_value_heads, config.attention_head_dim)
@@ -162,7 +168,7 @@ def check_source_cache(owner: str, cache: EncoderDecoderCache, num_sources: int,
     Raises:
         ValueError: It was filled from, or has room for, another number of source rows or tokens.
     """
-    layers = cache.cross_attention_cache.layers
+    layers: Any = cache.cross_attention_cache.layers
     if not layers:
         return
     found = (num_sources, getattr(layers[0], "max_cache_len", source_length))
@@ -170,8 +176,9 @@ def check_source_cache(owner: str, cache: EncoderDecoderCache, num_sources: int,
         found = (layers[0].keys.shape[0], layers[0].keys.shape[2])
     if found != (num_sources, source_length):
         raise ValueError(
-            f"{owner}: the source of this call has (rows, tokens) = {(num_sources, source_length)}, the cross-attention "
-            f"cache in `past_key_values` has {found}. Pass the source that the cache was made for, or a new cache."
+            f"{owner}: the source of this call has (rows, tokens) = {(num_sources, source_length)}, the "
+            f"cross-attention cache in `past_key_values` has {found}. Pass the source that the cache was made for, or "
+            "a new cache."
         )
 
 
@@ -196,5 +203,5 @@ def build_cross_attention_cache(kind: Cache, num_layers: int, source_length: int
 
 def build_cache(config: PreTrainedConfig, with_cross_attention: bool) -> Cache:
     """An empty dynamic cache for a decoder config."""
-    self_attention_cache = DynamicCache(config=config)
+    self_attention_cache = with_recurrent_layers(DynamicCache(config=config), config)
     return CustomSeq2SeqCache(self_attention_cache, DynamicCache()) if with_cross_attention else self_attention_cache

@@ -12,8 +12,8 @@ from transformers.cache_utils import Cache, EncoderDecoderCache
 from transformers.utils import logging
 
 from .cache_custom_seq2seq import CustomSeq2SeqCache, build_cross_attention_cache
+from .cache_recurrent_layer import with_recurrent_layers
 from .inputs_custom_seq2seq import position_ids_from_mask
-
 
 logger = logging.get_logger(__name__)
 
@@ -26,6 +26,8 @@ class SharedSourceGenerationMixin:
     by its `source_index` which source a decoder row reads, and nothing of the source is ever reordered.
     """
 
+    generation_config: Any
+
     def adjust_generation_fn(self, generation_config: GenerationConfig | None, *args: Any, **kwargs: Any) -> None:
         """As in transformers; what a checkpoint's generation config leaves open is as in a fresh model."""
         fresh = self.generation_config
@@ -35,7 +37,7 @@ class SharedSourceGenerationMixin:
                 setattr(self.generation_config, name, getattr(fresh, name))
 
     def _is_source(self, name: str) -> bool:
-        """Whether a keyword of `generate()` is of the source: all but `decoder_...`; in a decoder alone `encoder_...`."""
+        """Whether a keyword of `generate()` is of the source: all but `decoder_...`; in a decoder `encoder_...`."""
         if self.config.is_encoder_decoder:  # type: ignore[attr-defined]
             return not name.startswith("decoder_")
         return name.startswith("encoder_")
@@ -82,7 +84,7 @@ class SharedSourceGenerationMixin:
         self, generation_config: GenerationConfig, has_default_max_length: bool, **kwargs: Any
     ) -> GenerationConfig:
         """As in transformers; `max_new_tokens` beside our saved length rule is no clash to warn of."""
-        rule = self.generation_config.max_length  # type: ignore[attr-defined]
+        rule = self.generation_config.max_length
         if generation_config.max_new_tokens is not None and generation_config.max_length == rule:
             has_default_max_length = True
         return super()._prepare_generated_length(  # type: ignore[misc]
@@ -104,8 +106,8 @@ class SharedSourceGenerationMixin:
         _check_cache_implementation(generation_config, self.device, is_encoder_decoder)  # type: ignore[attr-defined]
         if is_encoder_decoder and generation_config.prefill_chunk_size is not None:
             logger.warning_once(
-                "`prefill_chunk_size` is for long prompts of decoders; the decoder prefix of an encoder-decoder model is "
-                "read in one piece."
+                "`prefill_chunk_size` is for long prompts of decoders; the decoder prefix of an encoder-decoder model "
+                "is read in one piece."
             )
             generation_config.prefill_chunk_size = None  # transformers would cut the source mask into pieces
         super()._prepare_cache_for_generation(  # type: ignore[misc]
@@ -113,14 +115,17 @@ class SharedSourceGenerationMixin:
         )
         cache = model_kwargs.get("past_key_values")
         _check_static_flex(cache, self.config)  # type: ignore[attr-defined]
+        decoder_config = self.config.get_text_config(decoder=True)  # type: ignore[attr-defined]
+        if not is_given and cache is not None:
+            own = cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache
+            cache = model_kwargs["past_key_values"] = with_recurrent_layers(own, decoder_config)
         outputs = model_kwargs.get("encoder_outputs")
         source = model_kwargs.get("encoder_hidden_states") if outputs is None else outputs[0]  # (B, S, E)
         if source is None:
             return
         if not is_given and cache is not None:
-            own = cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache
-            num_layers = self.config.get_text_config(decoder=True).num_hidden_layers  # type: ignore[attr-defined]
-            cache = CustomSeq2SeqCache(own, build_cross_attention_cache(own, num_layers, source.shape[1]))
+            cross = build_cross_attention_cache(cache, decoder_config.num_hidden_layers, source.shape[1])
+            cache = CustomSeq2SeqCache(cache, cross)
             model_kwargs["past_key_values"] = cache
         if isinstance(cache, CustomSeq2SeqCache):
             if rows_per_source > 1:
@@ -182,8 +187,8 @@ def _check_cache_implementation(
     implementation = generation_config.cache_implementation or ""
     if "offloaded" in implementation and device.type == "cpu":
         raise ValueError(
-            f"`cache_implementation={implementation!r}` needs a model on an accelerator, got one on CPU. Use 'dynamic' "
-            "or 'static'."
+            f"`cache_implementation={implementation!r}` needs a model on an accelerator, got one on CPU. Use "
+            "'dynamic' or 'static'."
         )
     if implementation == "quantized" and is_encoder_decoder:
         raise ValueError(
