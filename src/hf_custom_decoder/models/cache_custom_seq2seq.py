@@ -8,6 +8,8 @@ import torch
 from transformers import PreTrainedConfig
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, EncoderDecoderCache, StaticCache
 
+from .cache_recurrent_layer import with_recurrent_layers
+
 
 class CustomSeq2SeqCache(EncoderDecoderCache):
     """
@@ -203,5 +205,5 @@ def build_cross_attention_cache(kind: Cache, num_layers: int, source_length: int
 
 def build_cache(config: PreTrainedConfig, with_cross_attention: bool) -> Cache:
     """An empty dynamic cache for a decoder config."""
-    self_attention_cache = DynamicCache(config=config)
+    self_attention_cache = with_recurrent_layers(DynamicCache(config=config), config)
     return CustomSeq2SeqCache(self_attention_cache, DynamicCache()) if with_cross_attention else self_attention_cache

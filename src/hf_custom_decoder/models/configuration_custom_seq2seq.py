@@ -5,6 +5,8 @@ from typing import Any, ClassVar
 
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
+from .configuration_recurrent_decoder import RecurrentDecoderConfig
+from .configuration_recurrent_encoder import RecurrentEncoderConfig
 from .configuration_transformer_decoder import TransformerDecoderConfig
 from .configuration_transformer_encoder import TransformerEncoderConfig
 from .configuration_transformer_stack import (
@@ -20,9 +22,11 @@ from .configuration_transformer_stack import (
 
 OWN_ENCODER_CONFIGS: dict[str, type[PreTrainedConfig]] = {
     TransformerEncoderConfig.model_type: TransformerEncoderConfig,
+    RecurrentEncoderConfig.model_type: RecurrentEncoderConfig,
 }
 OWN_DECODER_CONFIGS: dict[str, type[PreTrainedConfig]] = {
     TransformerDecoderConfig.model_type: TransformerDecoderConfig,
+    RecurrentDecoderConfig.model_type: RecurrentDecoderConfig,
 }
 
 GENERIC_NAMES = (
@@ -88,9 +92,11 @@ class CustomSeq2SeqConfig(PreTrainedConfig):
     BART's names (`d_model`, `encoder_layers`, `decoder_ffn_dim`, ...), which write through to their side.
 
     Args:
-        encoder (`PreTrainedConfig` or `dict`, *optional*): [`TransformerEncoderConfig`] (the default) or any config
-            that `AutoModel` knows; an encoder-decoder config (T5, BART, Marian) contributes its encoder only.
-        decoder (`PreTrainedConfig` or `dict`, *optional*): [`TransformerDecoderConfig`] (the default).
+        encoder (`PreTrainedConfig` or `dict`, *optional*): [`TransformerEncoderConfig`] (the default),
+            [`RecurrentEncoderConfig`] or any config that `AutoModel` knows; an encoder-decoder config (T5, BART,
+            Marian) contributes its encoder only.
+        decoder (`PreTrainedConfig` or `dict`, *optional*): [`TransformerDecoderConfig`] (the default) or
+            [`RecurrentDecoderConfig`].
         decoder_start_token_id (`int`, *optional*): First id of every decoder input; `None` means `bos_token_id`, and
             `pad_token_id` where that is None too.
         tie_word_embeddings (`bool`, defaults to `True`): The vocabulary projection is the decoder's embedding matrix
@@ -234,8 +240,8 @@ class CustomSeq2SeqConfig(PreTrainedConfig):
             )
         if self.encoder.model_type in OWN_DECODER_CONFIGS:
             raise ValueError(
-                f"{owner}: `encoder` must not be one of our decoder configs, got {type(self.encoder).__name__} (no token "
-                "would see what follows it). Use TransformerEncoderConfig, or any encoder that AutoModel knows."
+                f"{owner}: `encoder` must not be one of our decoder configs, got {type(self.encoder).__name__} (no "
+                "token would see what follows it). Use TransformerEncoderConfig, or any encoder that AutoModel knows."
             )
         check_probability(owner, "label_smoothing", self.label_smoothing)
         check_token_id(owner, "decoder_start_token_id", self.decoder_start_token_id, self.vocab_size)
@@ -254,12 +260,20 @@ class CustomSeq2SeqConfig(PreTrainedConfig):
                 f"{owner}: `eos_token_id` must be set (generation would never stop), got None. Set it to the "
                 "tokenizer's id."
             )
+        if self.tie_word_embeddings and embedding_width(self.decoder) != self.decoder.output_size:
+            raise ValueError(
+                f"{owner}: `tie_word_embeddings=True` needs a decoder whose output is as wide as its embeddings, got "
+                f"{self.decoder.output_size} and {embedding_width(self.decoder)}. Set `readout_sizes` or "
+                "`embedding_size` so that they agree, or set it to False."
+            )
         if self.tie_encoder_decoder_embeddings:
-            sizes = [(getattr(part, "vocab_size", None), encoder_width(part)) for part in (self.encoder, self.decoder)]
+            sizes = [
+                (getattr(part, "vocab_size", None), embedding_width(part)) for part in (self.encoder, self.decoder)
+            ]
             if sizes[0] != sizes[1]:
                 raise ValueError(
-                    f"{owner}: `tie_encoder_decoder_embeddings=True` needs equal (vocab_size, hidden_size) on both "
-                    f"sides, got {sizes[0]} and {sizes[1]}. Use one vocabulary and width, or set it to False."
+                    f"{owner}: `tie_encoder_decoder_embeddings=True` needs equal (vocab_size, embedding width) on "
+                    f"both sides, got {sizes[0]} and {sizes[1]}. Use one vocabulary and width, or set it to False."
                 )
 
     def to_dict(self) -> dict[str, Any]:
@@ -310,6 +324,12 @@ class CustomSeq2SeqConfig(PreTrainedConfig):
             decoder=TransformerDecoderConfig(vocab_size=vocab_size, **published),
             **kwargs,
         )
+
+
+def embedding_width(config: PreTrainedConfig) -> int:
+    """Width of the token embeddings."""
+    width: int = getattr(config, "input_size", None) or encoder_width(config)
+    return width
 
 
 def encoder_width(config: PreTrainedConfig) -> int:

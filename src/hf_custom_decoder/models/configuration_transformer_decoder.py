@@ -4,7 +4,7 @@ from typing import Any, ClassVar
 
 from .configuration_transformer_stack import TransformerStackConfig, check_flag
 
-MIXER_TYPES = ("full_attention", "sliding_attention")
+MIXER_TYPES = ("full_attention", "sliding_attention", "ssru", "mingru")
 """What may mix the tokens of a decoder layer."""
 
 
@@ -14,9 +14,10 @@ class TransformerDecoderConfig(TransformerStackConfig):
     3.1). The fields are those of [`TransformerStackConfig`] and:
 
     Args:
-        mixer_types (`list[str]`, *optional*): One name a layer, `"full_attention"` or `"sliding_attention"` (which
-            needs `sliding_window`); `None` means full attention everywhere. transformers' `layer_types` is derived
-            from it.
+        mixer_types (`list[str]`, *optional*): One name a layer, what mixes its tokens: `"full_attention"`,
+            `"sliding_attention"` (which needs `sliding_window`), or a linear recurrence, `"ssru"` (Kim et al. 2019) or
+            `"mingru"` (Feng et al. 2024); `None` means full attention everywhere. transformers' `layer_types` is
+            derived from it.
         add_cross_attention (`bool`, defaults to `False`): Layers that attend to `encoder_hidden_states`.
             [`CustomSeq2SeqConfig`] sets it.
         tie_word_embeddings (`bool`, defaults to `True`): The vocabulary projection of
@@ -57,11 +58,20 @@ class TransformerDecoderConfig(TransformerStackConfig):
     use_cache: bool = True
 
     @property
+    def resolved_mixer_types(self) -> list[str]:
+        """`mixer_types`, one name a layer."""
+        return ["full_attention"] * self.num_hidden_layers if self.mixer_types is None else list(self.mixer_types)
+
+    @property
     def layer_types(self) -> list[str]:
         """One transformers layer type a layer, from which transformers builds caches and masks."""
-        if self.mixer_types is not None:
-            return list(self.mixer_types)
-        return ["full_attention"] * self.num_hidden_layers
+        known = ("full_attention", "sliding_attention")
+        return [name if name in known else "full_attention" for name in self.resolved_mixer_types]
+
+    @property
+    def output_size(self) -> int:
+        """Width of `last_hidden_state`, which the vocabulary projection reads."""
+        return self.hidden_size
 
     def check(self) -> None:
         """Check every rule of the fields; called by the constructor and again when a model is built."""

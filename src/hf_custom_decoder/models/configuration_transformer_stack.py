@@ -75,9 +75,7 @@ def check_format(owner: str, config_format: Any) -> None:
         )
 
 
-def check_names(
-    owner: str, kwargs: dict[str, Any], known: set[str], refused: dict[str, str] | None = None
-) -> None:
+def check_names(owner: str, kwargs: dict[str, Any], known: set[str], refused: dict[str, str] | None = None) -> None:
     """
     Refuse an unknown argument that is close to a known one (a typing error would be swallowed otherwise), and those
     that `refused` names with what to do instead.
@@ -281,8 +279,8 @@ class TransformerStackConfig(PreTrainedConfig):
             rope = self.rope_parameters or {}
             if any(isinstance(value, dict) for value in rope.values()):
                 raise ValueError(
-                    f"{owner}: `rope_parameters` must be one dict for all layers, got one for each layer type: {rope!r}. "
-                    "Pass one of the inner dicts."
+                    f"{owner}: `rope_parameters` must be one dict for all layers, got one for each layer type: "
+                    f"{rope!r}. Pass one of the inner dicts."
                 )
             names = ("default", *ROPE_INIT_FUNCTIONS)
             check_choice(owner, "rope_parameters['rope_type']", rope.get("rope_type", "default"), names)

@@ -8,10 +8,15 @@ import torch
 from torch import nn
 from transformers import MODEL_MAPPING, AutoModel, PreTrainedConfig, PreTrainedModel
 
+from .configuration_recurrent_encoder import RecurrentEncoderConfig
 from .configuration_transformer_encoder import TransformerEncoderConfig
+from .modeling_recurrent_encoder import RecurrentEncoderModel
 from .modeling_transformer_encoder import TransformerEncoderModel
 
-OWN_ENCODERS: dict[str, type[PreTrainedModel]] = {TransformerEncoderConfig.model_type: TransformerEncoderModel}
+OWN_ENCODERS: dict[str, type[PreTrainedModel]] = {
+    TransformerEncoderConfig.model_type: TransformerEncoderModel,
+    RecurrentEncoderConfig.model_type: RecurrentEncoderModel,
+}
 """By model type, not by class: of code that travels transformers may import one copy for configs, one for models."""
 
 

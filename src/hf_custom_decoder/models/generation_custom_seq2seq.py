@@ -12,6 +12,7 @@ from transformers.cache_utils import Cache, EncoderDecoderCache
 from transformers.utils import logging
 
 from .cache_custom_seq2seq import CustomSeq2SeqCache, build_cross_attention_cache
+from .cache_recurrent_layer import with_recurrent_layers
 from .inputs_custom_seq2seq import position_ids_from_mask
 
 logger = logging.get_logger(__name__)
@@ -114,14 +115,17 @@ class SharedSourceGenerationMixin:
         )
         cache = model_kwargs.get("past_key_values")
         _check_static_flex(cache, self.config)  # type: ignore[attr-defined]
+        decoder_config = self.config.get_text_config(decoder=True)  # type: ignore[attr-defined]
+        if not is_given and cache is not None:
+            own = cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache
+            cache = model_kwargs["past_key_values"] = with_recurrent_layers(own, decoder_config)
         outputs = model_kwargs.get("encoder_outputs")
         source = model_kwargs.get("encoder_hidden_states") if outputs is None else outputs[0]  # (B, S, E)
         if source is None:
             return
         if not is_given and cache is not None:
-            own = cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache
-            num_layers = self.config.get_text_config(decoder=True).num_hidden_layers  # type: ignore[attr-defined]
-            cache = CustomSeq2SeqCache(own, build_cross_attention_cache(own, num_layers, source.shape[1]))
+            cross = build_cross_attention_cache(cache, decoder_config.num_hidden_layers, source.shape[1])
+            cache = CustomSeq2SeqCache(cache, cross)
             model_kwargs["past_key_values"] = cache
         if isinstance(cache, CustomSeq2SeqCache):
             if rows_per_source > 1:

@@ -6,6 +6,7 @@ Legend: B rows, T length.
 from typing import Any
 
 import torch
+from transformers import PreTrainedConfig
 
 from .packing_custom_seq2seq import is_tracing
 
@@ -26,7 +27,8 @@ def check_ids_or_embeds(
     if (input_ids is None) == (inputs_embeds is None):
         found = "neither" if input_ids is None else "both"
         raise ValueError(f"{owner}: give exactly one of `input_ids` and `inputs_embeds`, got {found}.")
-    given, name = (input_ids, "input_ids") if inputs_embeds is None else (inputs_embeds, "inputs_embeds")
+    name = "input_ids" if inputs_embeds is None else "inputs_embeds"
+    given: Any = input_ids if inputs_embeds is None else inputs_embeds
     check_tensor(owner, name, given)
     shape = tuple(given.shape)
     if inputs_embeds is None and (given.dim() != 2 or given.is_floating_point()):
@@ -41,7 +43,8 @@ def check_ids_or_embeds(
         )
     if shape[0] == 0 or shape[1] == 0:
         raise ValueError(
-            f"{owner}: `{name}` must hold at least one row and one token, got the shape {shape}. Leave empty examples out."
+            f"{owner}: `{name}` must hold at least one row and one token, got the shape {shape}. Leave empty examples "
+            "out."
         )
 
 
@@ -81,9 +84,9 @@ def check_padding_mask(
         rows_fit, queries_fit = shape[0] in (1, batch_size), num_queries is None or shape[2] in (1, num_queries)
         if not (rows_fit and queries_fit and (num_keys is None or shape[3] == num_keys)):
             raise ValueError(
-                f"{owner}: `{name}` of four dimensions must fit (batch_size, heads, queries, keys) = ({batch_size}, 1, "
-                f"{num_queries or 'any'}, {num_keys or 'any'}), got {shape}. Pass the kernel's own mask, or a padding "
-                "mask of shape (batch_size, length)."
+                f"{owner}: `{name}` of four dimensions must fit (batch_size, heads, queries, keys) = ({batch_size}, "
+                f"1, {num_queries or 'any'}, {num_keys or 'any'}), got {shape}. Pass the kernel's own mask, or a "
+                "padding mask of shape (batch_size, length)."
             )
         return
     if shape != (batch_size, cached + length):
@@ -112,8 +115,8 @@ def check_position_ids(
     shape = tuple(position_ids.shape)
     if len(shape) != 2 or shape[0] not in (1, batch_size) or shape[1] != length:
         raise ValueError(
-            f"{owner}: `position_ids` must have the shape (batch_size, length) = ({batch_size}, {length}), got {shape}. "
-            "Leave them out, and real tokens are counted from 0."
+            f"{owner}: `position_ids` must have the shape (batch_size, length) = ({batch_size}, {length}), got "
+            f"{shape}. Leave them out, and real tokens are counted from 0."
         )
     if position_ids.device.type != "cpu" or is_tracing():
         return None
@@ -121,8 +124,8 @@ def check_position_ids(
     if low < 0 or (limit is not None and high >= limit):
         rule = "not be below 0" if limit is None else f"lie in [0, max_position_embeddings={limit})"
         raise ValueError(
-            f"{owner}: `position_ids` must {rule}, got {low if low < 0 else high}. Leave them out, and real tokens are "
-            "counted from 0."
+            f"{owner}: `position_ids` must {rule}, got {low if low < 0 else high}. Leave them out, and real tokens "
+            "are counted from 0."
         )
     return high + 1
 
@@ -147,4 +150,26 @@ def check_length(owner: str, length: int, config_name: str, limit: int) -> None:
         raise ValueError(
             f"{owner}: learned positions reach `{config_name}={limit}` tokens, got {length}. Truncate the input, or "
             "use a config with more positions or another `position_type`."
+        )
+
+
+def check_source(owner: str, encoder_hidden_states: torch.Tensor | None, config: PreTrainedConfig) -> None:
+    """Raise unless a source is given exactly where the decoder reads one, in the width it reads."""
+    if encoder_hidden_states is not None and not config.add_cross_attention:
+        raise ValueError(
+            f"{owner}: `encoder_hidden_states` needs a decoder with cross-attention, got "
+            "`add_cross_attention=False`. Build it from a config with `add_cross_attention=True`."
+        )
+    if encoder_hidden_states is None and config.add_cross_attention:
+        raise ValueError(
+            f"{owner}: a decoder with `add_cross_attention=True` needs `encoder_hidden_states`, got "
+            "None. Pass them, or build the decoder with `add_cross_attention=False`."
+        )
+    if encoder_hidden_states is None:
+        return
+    if encoder_hidden_states.dim() != 3 or encoder_hidden_states.shape[2] != config.hidden_size:
+        raise ValueError(
+            f"{owner}: `encoder_hidden_states` must have the shape (batch_size, source_length, hidden_size="
+            f"{config.hidden_size}), got {tuple(encoder_hidden_states.shape)}. Project them first; the seq2seq "
+            "classes do it by their bridge."
         )

@@ -15,17 +15,24 @@ from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput, Seq2
 
 from .attention_custom_seq2seq import check_parts_support
 from .auto_map_custom_seq2seq import FullAutoMapMixin
+from .bridge_custom_seq2seq import StateBridge, resolve_bridge_type
+from .causal_head_custom_seq2seq import select_positions
 from .checkpoint_custom_seq2seq import CheckedLoadingMixin
 from .configuration_custom_seq2seq import CustomSeq2SeqConfig, encoder_width
+from .configuration_recurrent_decoder import RecurrentDecoderConfig
 from .configuration_transformer_decoder import TransformerDecoderConfig
 from .embeddings_custom_seq2seq import ResizeBySideMixin
 from .encoder_custom_seq2seq import build_encoder, check_encoder, encoder_arguments, encoder_half, without_pooler
 from .generation_custom_seq2seq import SharedSourceGenerationMixin
 from .inputs_custom_seq2seq import check_id_range
 from .loss_custom_seq2seq import IGNORE_INDEX, check_labels, sequence_loss
-from .modeling_transformer_decoder import TransformerDecoderModel, select_positions
+from .modeling_recurrent_decoder import RecurrentDecoderModel
+from .modeling_transformer_decoder import TransformerDecoderModel
 
-DECODER_CLASSES: dict[str, type[PreTrainedModel]] = {TransformerDecoderConfig.model_type: TransformerDecoderModel}
+DECODER_CLASSES: dict[str, type[PreTrainedModel]] = {
+    TransformerDecoderConfig.model_type: TransformerDecoderModel,
+    RecurrentDecoderConfig.model_type: RecurrentDecoderModel,
+}
 """By model type, as the encoders are."""
 
 HUB_ARGUMENTS = (
@@ -96,7 +103,7 @@ class CustomSeq2SeqPreTrainedModel(CheckedLoadingMixin, FullAutoMapMixin, PreTra
         return {"input_ids": ids, "decoder_input_ids": ids}
 
 
-class CustomSeq2SeqModel(ResizeBySideMixin, CustomSeq2SeqPreTrainedModel):
+class CustomSeq2SeqModel(ResizeBySideMixin, CustomSeq2SeqPreTrainedModel):  # type: ignore[misc]  # narrower
     r"""
     Encoder, bridge and decoder without a vocabulary projection.
 
@@ -113,6 +120,11 @@ class CustomSeq2SeqModel(ResizeBySideMixin, CustomSeq2SeqPreTrainedModel):
         self.decoder = DECODER_CLASSES[config.decoder.model_type](config.decoder)
         source_width, target_width = encoder_width(config.encoder), config.decoder.hidden_size
         self.bridge = nn.Linear(source_width, target_width) if source_width != target_width else None
+        self.state_bridge = None
+        if config.decoder.model_type == RecurrentDecoderConfig.model_type:
+            bridge_type = resolve_bridge_type(config.encoder, config.decoder)
+            if bridge_type != "zeros":
+                self.state_bridge = StateBridge(config.encoder, config.decoder, bridge_type)
         self._encoder_names, self._encoder_takes_any = encoder_arguments(self.encoder)
         self.main_input_name = self.encoder.main_input_name
         self.post_init()
@@ -179,6 +191,18 @@ class CustomSeq2SeqModel(ResizeBySideMixin, CustomSeq2SeqPreTrainedModel):
                 "neither. Pass one of them."
             )
         return self.encoder(**arguments, **flags, return_dict=True)
+
+    def _initial_states(self, encoder_outputs: BaseModelOutput) -> torch.Tensor:
+        """First states of the decoder from the encoder's final ones, `(B, layers, 1 or 2, width)`."""
+        final_states = encoder_outputs.get("final_states")
+        if final_states is None:
+            raise ValueError(
+                f"{type(self).__name__}: `encoder_outputs` must carry `final_states` for this decoder's bridge, got "
+                "none. Pass the output of this model's encoder as it is (no tuple)."
+            )
+        assert self.state_bridge is not None
+        states: torch.Tensor = self.state_bridge(final_states)
+        return states
 
     def _source_mask(self, attention_mask: torch.Tensor | None, states: torch.Tensor) -> torch.Tensor | None:
         """The padding mask of encoder states `(B, S, E)`; for encoders that shorten their input, at the new length."""
@@ -271,6 +295,9 @@ class CustomSeq2SeqModel(ResizeBySideMixin, CustomSeq2SeqPreTrainedModel):
                 "them. With label smoothing in the Trainer, use a collator that adds `decoder_input_ids` "
                 "(`DataCollatorForSeq2Seq(tokenizer, model=model)`), or set `label_smoothing` in the model config."
             )
+        initial = {}
+        if self.state_bridge is not None and (past_key_values is None or past_key_values.get_seq_length() == 0):
+            initial["initial_states"] = self._initial_states(encoder_outputs)
         outputs = self.decoder(
             input_ids=decoder_input_ids,
             attention_mask=decoder_attention_mask,
@@ -283,6 +310,7 @@ class CustomSeq2SeqModel(ResizeBySideMixin, CustomSeq2SeqPreTrainedModel):
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
             return_dict=True,
+            **initial,
         )
         output = Seq2SeqModelOutput(
             last_hidden_state=outputs.last_hidden_state,
@@ -322,7 +350,8 @@ class CustomSeq2SeqForConditionalGeneration(  # type: ignore[misc]  # the hooks 
         super().__init__(config)
         self.model = CustomSeq2SeqModel(config, encoder)
         decoder = config.decoder
-        self.lm_head = nn.Linear(decoder.hidden_size, decoder.vocab_size, bias=decoder.lm_head_bias)
+        self.lm_head = nn.Linear(decoder.output_size, decoder.vocab_size, bias=decoder.lm_head_bias)
+        self._is_stateful = bool(self.model.decoder._is_stateful)
         self.main_input_name = self.model.main_input_name
         self.post_init()
         self.generation_config.decoder_start_token_id = config.start_token_id

@@ -13,10 +13,7 @@ from transformers import GenerationMixin
 from transformers.cache_utils import Cache, EncoderDecoderCache
 from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_outputs import (
-    BaseModelOutputWithPastAndCrossAttentions,
-    CausalLMOutputWithCrossAttentions,
-)
+from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from .attention_custom_seq2seq import (
@@ -28,6 +25,8 @@ from .attention_custom_seq2seq import (
     with_implementation,
 )
 from .cache_custom_seq2seq import CustomSeq2SeqCache, build_cache, check_cache, check_source_cache
+from .cache_recurrent_layer import RECURRENT_MIXERS
+from .causal_head_custom_seq2seq import CausalHeadMixin
 from .configuration_transformer_decoder import TransformerDecoderConfig
 from .generation_custom_seq2seq import SharedSourceGenerationMixin
 from .inputs_custom_seq2seq import (
@@ -35,10 +34,11 @@ from .inputs_custom_seq2seq import (
     check_ids_or_embeds,
     check_length,
     check_padding_mask,
+    check_source,
     position_ids_from_mask,
 )
 from .layers_custom_seq2seq import FeedForward, build_embedding, build_norm
-from .loss_custom_seq2seq import IGNORE_INDEX, check_labels, sequence_loss
+from .mixers_custom_seq2seq import LinearRecurrence
 from .modeling_transformer_stack import TransformerPreTrainedModel
 from .packing_custom_seq2seq import PackedRows, is_tracing, packed_rows
 
@@ -49,9 +49,13 @@ class TransformerDecoderLayer(GradientCheckpointingLayer):
     def __init__(self, config: TransformerDecoderConfig, layer_idx: int) -> None:
         super().__init__()
         self.is_post_norm, self.dropout = config.norm_position == "post", config.dropout
-        self.mixer_type = config.layer_types[layer_idx]
-        window = config.sliding_window if self.mixer_type == "sliding_attention" else None
-        self.self_attn = MultiHeadAttention(config, layer_idx, is_causal=True, sliding_window=window)
+        self.mixer_type = config.resolved_mixer_types[layer_idx]
+        self.is_recurrent = self.mixer_type in RECURRENT_MIXERS
+        if self.is_recurrent:
+            self.recurrence = LinearRecurrence(config, layer_idx, self.mixer_type)
+        else:
+            window = config.sliding_window if self.mixer_type == "sliding_attention" else None
+            self.self_attn = MultiHeadAttention(config, layer_idx, is_causal=True, sliding_window=window)
         self.self_attn_layer_norm = build_norm(config)
         if config.add_cross_attention:
             self.encoder_attn = MultiHeadAttention(config, layer_idx, is_cross_attention=True)
@@ -82,14 +86,18 @@ class TransformerDecoderLayer(GradientCheckpointingLayer):
         residual = hidden_states
         if not self.is_post_norm:
             hidden_states = self.self_attn_layer_norm(hidden_states)
-        hidden_states, weights = self.self_attn(
-            hidden_states,
-            attention_mask=attention_mask,
-            rotary=rotary,
-            past_key_values=past_key_values,
-            query_rows=rows,
-            implementation=implementation,
-        )
+        weights = None
+        if self.is_recurrent:
+            hidden_states = self.recurrence(hidden_states, attention_mask, past_key_values, rows)
+        else:
+            hidden_states, weights = self.self_attn(
+                hidden_states,
+                attention_mask=attention_mask,
+                rotary=rotary,
+                past_key_values=past_key_values,
+                query_rows=rows,
+                implementation=implementation,
+            )
         hidden_states = residual + nn.functional.dropout(hidden_states, p=self.dropout, training=self.training)
         if self.is_post_norm:
             hidden_states = self.self_attn_layer_norm(hidden_states)
@@ -156,11 +164,12 @@ class TransformerDecoderModel(TransformerDecoderPreTrainedModel):
         )
         self.layer_norm = build_norm(config) if config.has_final_norm else None
         self.gradient_checkpointing = False
+        self._is_stateful = any(name in RECURRENT_MIXERS for name in config.resolved_mixer_types)
         self.post_init()
 
     def _self_attention_masks(
         self,
-        mask: torch.Tensor | dict[str, torch.Tensor] | None,
+        mask: Any,
         like: torch.Tensor,
         cache: Cache | None,
         past_length: int | torch.Tensor,
@@ -171,8 +180,12 @@ class TransformerDecoderModel(TransformerDecoderPreTrainedModel):
         is_alibi = self.config.position_type == "alibi"
         builders = {"full_attention": create_causal_mask, "sliding_attention": create_sliding_window_causal_mask}
         masks: dict[str, torch.Tensor | None] = {}
-        for layer_idx, mixer_type in enumerate(self.config.layer_types):
+        for layer_idx, mixer_type in enumerate(self.config.resolved_mixer_types):
             if mixer_type in masks:
+                continue
+            if mixer_type in RECURRENT_MIXERS:
+                is_padding_mask = isinstance(mask, torch.Tensor) and mask.dim() == 2
+                masks[mixer_type] = mask[:, -like.shape[1] :] if is_padding_mask else None
                 continue
             built: Any = mask[mixer_type] if isinstance(mask, dict) else None
             if not isinstance(mask, dict) or (built is None and (is_alibi or implementation == "eager")):
@@ -182,6 +195,7 @@ class TransformerDecoderModel(TransformerDecoderPreTrainedModel):
                     inputs_embeds=like,
                     attention_mask=None if isinstance(mask, dict) else mask,
                     past_key_values=cache,
+                    layer_idx=layer_idx,
                     allow_is_causal_skip=not is_alibi,
                 )
             if is_alibi:
@@ -199,26 +213,6 @@ class TransformerDecoderModel(TransformerDecoderPreTrainedModel):
         if isinstance(past_length, torch.Tensor) and (past_length.device.type != "cpu" or is_tracing()):
             return None
         return int(past_length) + length
-
-    def _check_source(self, encoder_hidden_states: torch.Tensor | None) -> None:
-        if encoder_hidden_states is not None and not self.config.add_cross_attention:
-            raise ValueError(
-                f"{type(self).__name__}: `encoder_hidden_states` needs a decoder with cross-attention, got "
-                "`add_cross_attention=False`. Build it from a config with `add_cross_attention=True`."
-            )
-        if encoder_hidden_states is None and self.config.add_cross_attention:
-            raise ValueError(
-                f"{type(self).__name__}: a decoder with `add_cross_attention=True` needs `encoder_hidden_states`, got "
-                "None. Pass them, or build the decoder with `add_cross_attention=False`."
-            )
-        if encoder_hidden_states is None:
-            return
-        if encoder_hidden_states.dim() != 3 or encoder_hidden_states.shape[2] != self.config.hidden_size:
-            raise ValueError(
-                f"{type(self).__name__}: `encoder_hidden_states` must have the shape (batch_size, source_length, "
-                f"hidden_size={self.config.hidden_size}), got {tuple(encoder_hidden_states.shape)}. Project them first; "
-                "the seq2seq classes do it by their bridge."
-            )
 
     def _cross_attention(
         self,
@@ -314,7 +308,7 @@ class TransformerDecoderModel(TransformerDecoderPreTrainedModel):
         owner = type(self).__name__
         config = self.config
         check_ids_or_embeds(owner, input_ids, inputs_embeds, config.hidden_size)
-        self._check_source(encoder_hidden_states)
+        check_source(owner, encoder_hidden_states, config)
         given: Any = input_ids if inputs_embeds is None else inputs_embeds
         batch_size, length = given.shape[:2]
         if input_ids is not None:
@@ -412,7 +406,7 @@ class TransformerDecoderModel(TransformerDecoderPreTrainedModel):
 
 
 class TransformerDecoderForCausalLM(  # type: ignore[misc]  # the hooks narrow signatures
-    SharedSourceGenerationMixin, TransformerDecoderPreTrainedModel, GenerationMixin
+    CausalHeadMixin, SharedSourceGenerationMixin, TransformerDecoderPreTrainedModel, GenerationMixin
 ):
     r"""
     The Transformer decoder as a language model.
@@ -425,133 +419,15 @@ class TransformerDecoderForCausalLM(  # type: ignore[misc]  # the hooks narrow s
     """
 
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
-    accepts_loss_kwargs = True
 
     def __init__(self, config: TransformerDecoderConfig) -> None:
         super().__init__(config)
-        self.model = TransformerDecoderModel(config)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=config.lm_head_bias)
-        self.post_init()
-        if self.generation_config.max_length is None or self.generation_config.max_length == 20:
-            self.generation_config.max_length = config.max_position_embeddings
-
-    def get_output_embeddings(self) -> nn.Module:
-        """The vocabulary projection."""
-        return self.lm_head
-
-    def set_output_embeddings(self, value: nn.Module) -> None:
-        """Replace the vocabulary projection."""
-        self.lm_head = value
-
-    def forward(
-        self,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | dict[str, torch.Tensor] | None = None,
-        position_ids: torch.Tensor | None = None,
-        past_key_values: Cache | None = None,
-        inputs_embeds: torch.Tensor | None = None,
-        encoder_hidden_states: torch.Tensor | None = None,
-        encoder_attention_mask: torch.Tensor | None = None,
-        labels: torch.Tensor | None = None,
-        use_cache: bool | None = None,
-        output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None,
-        return_dict: bool | None = None,
-        logits_to_keep: int | torch.Tensor = 0,
-        num_items_in_batch: torch.Tensor | int | None = None,
-        **loss_kwargs: Any,
-    ) -> CausalLMOutputWithCrossAttentions | tuple[torch.Tensor, ...]:
-        r"""
-        Args:
-            input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, encoder_hidden_states,
-            encoder_attention_mask, use_cache, output_attentions, output_hidden_states, return_dict:
-                See [`TransformerDecoderModel`].
-            labels (`torch.LongTensor` of shape `(batch_size, target_length)`, *optional*): Token ids, -100 where
-                nothing counts; shifted inside, so that position t predicts `labels[:, t + 1]`.
-            logits_to_keep (`int` or `torch.Tensor`, defaults to 0): The last so many positions, or these positions,
-                get logits; 0 for all.
-            num_items_in_batch (`int` or tensor, *optional*): What the summed loss is divided by, see [`token_loss`].
-            loss_kwargs: `shift_labels` (`torch.LongTensor` of shape `(batch_size, target_length)`) alone: labels that
-                are shifted already, in place of shifting `labels`. It is no named argument because the Trainer takes
-                every argument whose name holds "label" for one that each batch must have.
-
-        Returns:
-            [`~transformers.modeling_outputs.CausalLMOutputWithCrossAttentions`]: `loss` in nats a token, `logits` of
-            shape `(batch_size, target_length or logits_to_keep, vocab_size)`.
-
-        Raises:
-            ValueError: Labels out of range or of another shape than the input; see also [`TransformerDecoderModel`].
-            TypeError: A keyword that is none of these.
-        """
-        shift_labels = loss_kwargs.pop("shift_labels", None)
-        if loss_kwargs:
-            raise TypeError(
-                f"{type(self).__name__}: `forward` takes no {', '.join(f'`{name}`' for name in sorted(loss_kwargs))}. "
-                "Leave it out, or correct the name."
-            )
-        if use_cache is None and (labels is not None or shift_labels is not None):
-            use_cache = False
-        outputs = self.model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            encoder_hidden_states=encoder_hidden_states,
-            encoder_attention_mask=encoder_attention_mask,
-            past_key_values=past_key_values,
-            inputs_embeds=inputs_embeds,
-            position_ids=position_ids,
-            use_cache=use_cache,
-            output_attentions=output_attentions,
-            output_hidden_states=output_hidden_states,
-            return_dict=True,
-        )
-        hidden_states = outputs.last_hidden_state
-        logits = None
-        for name, given in (("labels", labels), ("shift_labels", shift_labels)):
-            if given is not None and given.shape != hidden_states.shape[:2]:
-                raise ValueError(
-                    f"{type(self).__name__}: `{name}` must have the shape of the input, {tuple(hidden_states.shape[:2])}, "
-                    f"got {tuple(given.shape)}. Use {IGNORE_INDEX} where nothing counts."
-                )
-        if labels is not None and shift_labels is None:
-            shift_labels = nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)
-            if isinstance(attention_mask, torch.Tensor) and attention_mask.dim() == 2:  # padding predicts nothing
-                is_padding = attention_mask[:, -labels.shape[1] :] == 0
-                shift_labels = shift_labels.masked_fill(is_padding, IGNORE_INDEX)
-        if shift_labels is None or not self.training:
-            logits = self.lm_head(select_positions(hidden_states, logits_to_keep))
-        loss = None
-        if shift_labels is not None:
-            check_labels(shift_labels, self.config.vocab_size)
-            complete = logits if logits is not None and logits.shape[1] == hidden_states.shape[1] else None
-            loss = sequence_loss(
-                hidden_states, complete, shift_labels, self.lm_head, num_items_in_batch=num_items_in_batch
-            )
-        output = CausalLMOutputWithCrossAttentions(
-            loss=loss,
-            logits=logits,
-            past_key_values=outputs.past_key_values,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-            cross_attentions=outputs.cross_attentions,
-        )
-        return output if return_dict is not False else output.to_tuple()
-
-
-def select_positions(hidden_states: torch.Tensor, logits_to_keep: int | torch.Tensor) -> torch.Tensor:
-    """`(R, T, E)` to its last `logits_to_keep` positions, or the positions of a tensor; 0 keeps all."""
-    if isinstance(logits_to_keep, int):
-        if logits_to_keep < 0:
-            raise ValueError(
-                f"`logits_to_keep` must be a number of last positions (0 for all) or a tensor of positions, got "
-                f"{logits_to_keep}. Leave the sign out."
-            )
-        return hidden_states[:, -logits_to_keep:] if logits_to_keep else hidden_states
-    return hidden_states[:, logits_to_keep]
+        self.build_head(TransformerDecoderModel(config), config.output_size)
 
 
 TransformerDecoderModel.register_for_auto_class("AutoModel")
 TransformerDecoderForCausalLM.register_for_auto_class("AutoModelForCausalLM")
 
-# The Trainer's label smoothing shifts the labels only of classes that it finds by name in this mapping. The line stands
+# The Trainer's label smoothing shifts the labels only of classes that it finds by name in this mapping. The line is
 # here, not where classes are registered, so that a model whose code came with its checkpoint is found too.
 MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[TransformerDecoderConfig.model_type] = TransformerDecoderForCausalLM.__name__
