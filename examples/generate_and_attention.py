@@ -128,7 +128,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     prefix = tokenizer([options.prefix], return_tensors="pt", return_token_type_ids=False)["input_ids"][:, :-1]
     start = torch.full((1, 1), model.generation_config.decoder_start_token_id)
-    forced = model.generate(**inputs, num_beams=4, decoder_input_ids=torch.cat([start, prefix], dim=1).to(model.device))
+    forced = model.generate(
+        **inputs, num_beams=4, decoder_input_ids=torch.cat([start, prefix], dim=1).to(model.device)
+    )
     print(f"\nbeginning with {options.prefix!r}:\n           {tokenizer.decode(forced[0], True).strip()}")
 
     model.set_attn_implementation("eager")  # fused kernels return no weights

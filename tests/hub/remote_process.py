@@ -12,7 +12,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-
 PACKAGE = "hf_custom_decoder"
 
 

@@ -34,7 +34,6 @@ from hf_custom_decoder import (
 from tests.factories import SIZES, VOCAB_SIZE, encoder_fields, spread_weights, tiny_batch, tiny_causal, tiny_seq2seq
 from tests.integration.training_runs import word_tokenizer
 
-
 SOURCE = Path(__file__).parents[2] / "src"
 SEQ2SEQ_MAP = {
     "AutoConfig": "configuration_custom_seq2seq.CustomSeq2SeqConfig",

@@ -16,7 +16,6 @@ from transformers.dynamic_module_utils import get_imports, get_relative_import_f
 
 import hf_custom_decoder.models
 
-
 FOLDER = Path(hf_custom_decoder.models.__file__).parent
 FILES = sorted(file for file in FOLDER.glob("*.py") if file.name != "__init__.py")
 ALLOWED = {"torch", "transformers"}

@@ -38,7 +38,6 @@ from tests.integration.training_runs import (
     word_tokenizer,
 )
 
-
 ROOT = Path(__file__).parents[2]
 KINDS = ("bert", "ours")
 RANK_EXAMPLES = (1, 3)

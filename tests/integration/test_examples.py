@@ -46,7 +46,19 @@ def run(name: str, *arguments: Any) -> None:
 
 
 def test_translation(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run("translate_multi30k", "--data", data, "--output", "out", "--max_steps", 3, "--batch_size", 8, "--vocab_size", 300)
+    run(
+        "translate_multi30k",
+        "--data",
+        data,
+        "--output",
+        "out",
+        "--max_steps",
+        3,
+        "--batch_size",
+        8,
+        "--vocab_size",
+        300,
+    )
     printed = capsys.readouterr().out
     assert "48 pairs, 300 tokens" in printed
     assert printed.count("nats a token, perplexity") == 2

@@ -21,7 +21,6 @@ from hf_custom_decoder import (
 from hf_custom_decoder.evaluation.predictions import decode_predictions
 from tests.integration.training_runs import END, Example, logged_losses, training_arguments, word_tokenizer
 
-
 FIRST_SYMBOL, NUM_SYMBOLS, STEPS, BATCH_SIZE, WIDTH = 4, 8, 250, 48, 48
 SIZES: dict[str, Any] = {
     "vocab_size": FIRST_SYMBOL + NUM_SYMBOLS,

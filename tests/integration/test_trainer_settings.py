@@ -31,7 +31,6 @@ from tests.integration.training_runs import (
     word_tokenizer,
 )
 
-
 # transformers 5.23 deprecates the spelling that 5.17 and most scripts know.
 GRADIENT_CHECKPOINTING = pytest.mark.filterwarnings("ignore:`gradient_checkpointing:FutureWarning")
 

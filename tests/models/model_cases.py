@@ -15,8 +15,15 @@ from hf_custom_decoder import (
     TransformerEncoderConfig,
     TransformerEncoderModel,
 )
-from tests.factories import ALL_VARIANTS, VARIANTS, decoder_fields, encoder_fields, spread_weights, tiny_batch, tiny_config
-
+from tests.factories import (
+    ALL_VARIANTS,
+    VARIANTS,
+    decoder_fields,
+    encoder_fields,
+    spread_weights,
+    tiny_batch,
+    tiny_config,
+)
 
 # A kind is a model class in one role. The names stand in the ids of the tests.
 KINDS: dict[str, type[PreTrainedModel]] = {
@@ -47,7 +54,11 @@ AUTO_CLASSES = {
 ALL_CASES = [
     *[("encoder", variant) for variant in [*VARIANTS, "sliding"]],
     *[(kind, variant) for kind in ("decoder", "causal", "seq2seq", "seq2seq_lm") for variant in ALL_VARIANTS],
-    *[(kind, variant) for kind in ("decoder_cross", "causal_cross") for variant in ("default", "rotary", "sliding_first")],
+    *[
+        (kind, variant)
+        for kind in ("decoder_cross", "causal_cross")
+        for variant in ("default", "rotary", "sliding_first")
+    ],
     *[("seq2seq_bridge", variant) for variant in ("default", "learned", "alibi")],
 ]
 
@@ -117,7 +128,9 @@ def make_inputs(kind: str, *, with_labels: bool = False, with_padding: bool = Tr
     batch = tiny_batch()
     generator = torch.Generator().manual_seed(3)
     mask, labels = batch["attention_mask"], batch["labels"]
-    source = torch.where(mask.bool(), batch["input_ids"] % (SOURCE_VOCAB_SIZE - 3) + 3, 0)  # 0, the padding id, nowhere else
+    source = torch.where(
+        mask.bool(), batch["input_ids"] % (SOURCE_VOCAB_SIZE - 3) + 3, 0
+    )  # 0, the padding id, nowhere else
     if not with_padding:
         source = torch.randint(3, SOURCE_VOCAB_SIZE, source.shape, generator=generator)
         labels = torch.randint(3, SOURCE_VOCAB_SIZE, labels.shape, generator=generator)

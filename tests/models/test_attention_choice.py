@@ -43,7 +43,9 @@ def test_choice_at_loading(kind: str, variant: str, tmp_path: Path) -> None:
     eager = KINDS[kind].from_pretrained(tmp_path, attn_implementation="eager")
     assert implementations(eager) == {"eager"}
     torch.testing.assert_close(run(eager, **inputs, output_attentions=True), run(eager, **inputs))
-    assert implementations(KINDS[kind]._from_config(make_config(kind, variant), attn_implementation="eager")) == {"eager"}
+    assert implementations(KINDS[kind]._from_config(make_config(kind, variant), attn_implementation="eager")) == {
+        "eager"
+    }
 
 
 def test_choice_in_the_config() -> None:
@@ -69,7 +71,9 @@ def test_choice_by_part(tmp_path: Path) -> None:
     torch.testing.assert_close(run(loaded, **inputs), expected)
 
 
-@pytest.mark.parametrize("choice", ["flex_attention", {"decoder": "flex_attention"}, {"": "eager", "encoder": "flex_attention"}])
+@pytest.mark.parametrize(
+    "choice", ["flex_attention", {"decoder": "flex_attention"}, {"": "eager", "encoder": "flex_attention"}]
+)
 def test_a_refused_choice_changes_nothing(choice: str | dict[str, str]) -> None:
     model = make_model("seq2seq_lm", "alibi")
     with pytest.raises(ValueError, match=r"`attn_implementation` must be 'eager' or 'sdpa' .*got 'flex_attention'"):

@@ -10,7 +10,6 @@ from transformers import PreTrainedModel
 
 from tests.models.model_cases import main_output, make_inputs, make_model, real_positions, run
 
-
 DOCUMENT = Path(__file__).parents[2] / "docs" / "attention_support.md"
 POSITION_TYPES = ("sinusoidal", "learned", "rotary", "none", "alibi")
 WINDOWED = {"mixer_types": ["sliding_attention", "full_attention"], "sliding_window": 3}
@@ -33,7 +32,9 @@ class Cell(NamedTuple):
 
 def read_table() -> list[Cell]:
     """Every cell that the document has."""
-    rows = [line.strip().strip("|") for line in DOCUMENT.read_text(encoding="utf-8").splitlines() if line.startswith("|")]
+    rows = [
+        line.strip().strip("|") for line in DOCUMENT.read_text(encoding="utf-8").splitlines() if line.startswith("|")
+    ]
     cells = []
     for row in rows:
         entries = [entry.strip() for entry in row.split("|")]
@@ -181,7 +182,9 @@ def test_flex_attention_refuses_dropout_in_training() -> None:
     model = make_model("causal", "default", attention_dropout=0.1)
     model.set_attn_implementation("flex_attention")
     model.requires_grad_(False)
-    with pytest.raises(ValueError, match=r"no dropout, got `attention_dropout=0\.1` in training mode\. Set it to 0\.0"):
+    with pytest.raises(
+        ValueError, match=r"no dropout, got `attention_dropout=0\.1` in training mode\. Set it to 0\.0"
+    ):
         model.train()(**inputs_for("causal"))
 
 

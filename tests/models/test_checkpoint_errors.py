@@ -11,7 +11,6 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelF
 
 from tests.models.model_cases import AUTO_CLASSES, KIND_CASES, KINDS, make_inputs, make_model, over, run
 
-
 CLASSES = pytest.mark.parametrize("kind", ["encoder", "decoder", "causal", "seq2seq", "seq2seq_lm"])
 
 
@@ -37,7 +36,9 @@ def test_missing_weights(kind: str, tmp_path: Path) -> None:
     weights = saved(kind, tmp_path)
     tensors = load_file(weights)
     lost = [name for name in tensors if ".layers.1." in f".{name}"]
-    save_file({name: tensor for name, tensor in tensors.items() if name not in lost}, weights, metadata={"format": "pt"})
+    save_file(
+        {name: tensor for name, tensor in tensors.items() if name not in lost}, weights, metadata={"format": "pt"}
+    )
     words = rf"{KINDS[kind].__name__}: .*must hold every weight.*lacks {len(lost)} of them \({re.escape(sorted(lost)[0])}.*load_state_dict"
     with pytest.raises(ValueError, match=words):
         KINDS[kind].from_pretrained(tmp_path)
@@ -48,14 +49,21 @@ def test_weights_of_another_model(kind: str, tmp_path: Path) -> None:
     """Our config beside the weights of something else."""
     weights = saved(kind, tmp_path)
     save_file({"bert.encoder.weight": torch.zeros(3)}, weights, metadata={"format": "pt"})
-    with pytest.raises(ValueError, match="must hold every weight of this model.* It is truncated or belongs to another model"):
+    with pytest.raises(
+        ValueError, match="must hold every weight of this model.* It is truncated or belongs to another model"
+    ):
         AUTO_CLASSES[kind].from_pretrained(tmp_path)
 
 
 @CLASSES
 def test_folder_of_another_model(kind: str, tmp_path: Path) -> None:
     config = BertConfig(
-        vocab_size=30, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, max_position_embeddings=9
+        vocab_size=30,
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=8,
+        max_position_embeddings=9,
     )
     BertModel(config).save_pretrained(tmp_path)
     words = r"`model_type` must be 'custom_\w+', got 'bert'\. Load it with the Auto classes.*from_encoder_pretrained"
@@ -65,7 +73,9 @@ def test_folder_of_another_model(kind: str, tmp_path: Path) -> None:
         KINDS[kind].config_class.from_pretrained(tmp_path)
 
 
-@pytest.mark.parametrize(("kind", "other"), [("encoder", "decoder"), ("causal", "seq2seq_lm"), ("seq2seq_lm", "causal")])
+@pytest.mark.parametrize(
+    ("kind", "other"), [("encoder", "decoder"), ("causal", "seq2seq_lm"), ("seq2seq_lm", "causal")]
+)
 def test_folder_of_a_sibling(kind: str, other: str, tmp_path: Path) -> None:
     saved(other, tmp_path)
     if other != "seq2seq_lm":

@@ -18,8 +18,17 @@ from hf_custom_decoder import (
 )
 from hf_custom_decoder.models.configuration_custom_seq2seq import GENERIC_NAMES, PRESETS
 from tests.factories import SIZES, tiny_config
-from tests.models.model_cases import ALL_CASES, COVERING_CASES, HEADS, KIND_CASES, KINDS, make_config, make_inputs, over, run
-
+from tests.models.model_cases import (
+    ALL_CASES,
+    COVERING_CASES,
+    HEADS,
+    KIND_CASES,
+    KINDS,
+    make_config,
+    make_inputs,
+    over,
+    run,
+)
 
 GENERIC_VALUES: dict[str, Any] = {
     "vocab_size": 61,
@@ -184,9 +193,7 @@ def test_parts_can_be_loaded_from_the_whole(tmp_path: Path) -> None:
         assert plain(loaded) == plain(part)
 
 
-@pytest.mark.parametrize(
-    "config_class", [TransformerEncoderConfig, TransformerDecoderConfig, CustomSeq2SeqConfig]
-)
+@pytest.mark.parametrize("config_class", [TransformerEncoderConfig, TransformerDecoderConfig, CustomSeq2SeqConfig])
 def test_defaults_need_no_argument_and_no_warning(
     config_class: type[PreTrainedConfig], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -298,7 +305,9 @@ def test_presets(name: str) -> None:
 
 
 def test_a_preset_runs() -> None:
-    model = CustomSeq2SeqForConditionalGeneration(CustomSeq2SeqConfig.from_preset("transformer-tiny", vocab_size=50)).eval()
+    model = CustomSeq2SeqForConditionalGeneration(
+        CustomSeq2SeqConfig.from_preset("transformer-tiny", vocab_size=50)
+    ).eval()
     assert run(model, **make_inputs("seq2seq_lm")).shape == (3, 6, 50)
     # 4 layers a side: 4 and 8 attention projections, feed-forward, norms, one embedding matrix of 50 x 128.
     attention, feed_forward, norm = 4 * (128 * 128 + 128), 2 * 128 * 256 + 128 + 256, 2 * 128

@@ -9,7 +9,6 @@ from hf_custom_decoder import CustomSeq2SeqConfig, TransformerDecoderConfig, Tra
 from tests.factories import SIZES, tiny_config
 from tests.models.model_cases import KINDS, make_config, make_model
 
-
 ROTARY = {"position_type": "rotary"}
 
 # (arguments, error, words after the class name)
@@ -24,17 +23,37 @@ OF_BOTH_STACKS: list[tuple[dict[str, Any], type[Exception], str]] = [
         for name in ("max_position_embeddings", "num_key_value_heads", "head_dim", "sliding_window")
     ],
     *[
-        ({name: value}, ValueError, rf"`{name}` must be a probability in \[0, 1\), got {value!r}\. Use 0\.0 to switch it off")
+        (
+            {name: value},
+            ValueError,
+            rf"`{name}` must be a probability in \[0, 1\), got {value!r}\. Use 0\.0 to switch it off",
+        )
         for name in ("dropout", "attention_dropout", "activation_dropout")
         for value in (1.0, -0.1, "much")
     ],
     *[
         ({name: 1}, TypeError, rf"`{name}` must be True or False, got 1")
-        for name in ("gated_mlp", "attention_bias", "mlp_bias", "qk_norm", "scale_embeddings", "embedding_norm", "final_norm")
+        for name in (
+            "gated_mlp",
+            "attention_bias",
+            "mlp_bias",
+            "qk_norm",
+            "scale_embeddings",
+            "embedding_norm",
+            "final_norm",
+        )
     ],
-    ({"norm_type": "batch"}, ValueError, r"`norm_type` must be one of \['layernorm', 'rmsnorm'\], got 'batch'\. Choose"),
+    (
+        {"norm_type": "batch"},
+        ValueError,
+        r"`norm_type` must be one of \['layernorm', 'rmsnorm'\], got 'batch'\. Choose",
+    ),
     ({"norm_position": "mid"}, ValueError, r"`norm_position` must be one of \['pre', 'post'\], got 'mid'\. Choose"),
-    ({"position_type": "relative"}, ValueError, r"`position_type` must be one of \['sinusoidal', .*'none'\], got 'relative'"),
+    (
+        {"position_type": "relative"},
+        ValueError,
+        r"`position_type` must be one of \['sinusoidal', .*'none'\], got 'relative'",
+    ),
     ({"position_type": None}, ValueError, r"`position_type` must be one of .*got None"),
     ({"hidden_act": "swoosh"}, ValueError, r"`hidden_act` must be one of \[.*'gelu'.*\], got 'swoosh'\. Choose"),
     ({"norm_eps": 0}, ValueError, r"`norm_eps` must be a number above 0, got 0"),
@@ -119,14 +138,22 @@ OF_THE_DECODER: list[tuple[dict[str, Any], type[Exception], str]] = [
         ValueError,
         r"`mixer_types` names 'sliding_attention', which needs `sliding_window` \(tokens\), got None\. Set `sliding_window`",
     ),
-    ({"layer_types": ["full_attention"] * 2}, ValueError, r"`layer_types` is not an argument .*derived from `mixer_types`: set that"),
+    (
+        {"layer_types": ["full_attention"] * 2},
+        ValueError,
+        r"`layer_types` is not an argument .*derived from `mixer_types`: set that",
+    ),
 ]
 OF_THE_WHOLE: list[tuple[dict[str, Any], type[Exception], str]] = [
     *[
         ({name: "yes"}, TypeError, rf"`{name}` must be True or False, got 'yes'")
         for name in ("tie_word_embeddings", "tie_encoder_decoder_embeddings", "return_logits_in_training")
     ],
-    ({"label_smoothing": 1.0}, ValueError, r"`label_smoothing` must be a probability in \[0, 1\), got 1\.0\. Use 0\.0"),
+    (
+        {"label_smoothing": 1.0},
+        ValueError,
+        r"`label_smoothing` must be a probability in \[0, 1\), got 1\.0\. Use 0\.0",
+    ),
     (
         {"decoder_start_token_id": 50},
         ValueError,
@@ -140,8 +167,16 @@ OF_THE_WHOLE: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"pad_token_id": None}, ValueError, r"`pad_token_id` must be set .*got None\. Set it to the tokenizer's id"),
     ({"eos_token_id": None}, ValueError, r"`eos_token_id` must be set .*got None\. Set it to the tokenizer's id"),
     ({"pad_token_id": 50}, ValueError, r"`pad_token_id` must be None or lie in \[0, vocab_size=50\), got 50"),
-    ({"num_attention_heads": 5}, ValueError, r"`hidden_size` must be divisible by `num_attention_heads`, got 32 and 5"),
-    ({"encoder_attention_heads": 5}, ValueError, r"`hidden_size` must be divisible by `num_attention_heads`, got 32 and 5"),
+    (
+        {"num_attention_heads": 5},
+        ValueError,
+        r"`hidden_size` must be divisible by `num_attention_heads`, got 32 and 5",
+    ),
+    (
+        {"encoder_attention_heads": 5},
+        ValueError,
+        r"`hidden_size` must be divisible by `num_attention_heads`, got 32 and 5",
+    ),
     ({"is_encoder_decoder": False}, ValueError, r"`is_encoder_decoder` must be True, got False\. Leave it out"),
     ({"config_format": 2}, ValueError, r"`config_format` is 2, this code reads formats up to 1"),
     ({"label_smothing": 0.1}, ValueError, r"`label_smothing` is not an argument .*Did you mean `label_smoothing`\?"),
@@ -184,7 +219,9 @@ def cases(table: list[tuple[dict[str, Any], type[Exception], str]]) -> pytest.Ma
 
 @pytest.mark.parametrize("config_class", [TransformerEncoderConfig, TransformerDecoderConfig])
 @cases(OF_BOTH_STACKS)
-def test_stacks(config_class: type[PreTrainedConfig], arguments: dict[str, Any], error: type[Exception], words: str) -> None:
+def test_stacks(
+    config_class: type[PreTrainedConfig], arguments: dict[str, Any], error: type[Exception], words: str
+) -> None:
     with pytest.raises(error, match=rf"^{config_class.__name__}: .*{words}"):
         config_class(**{**SIZES, **arguments})
 
@@ -238,13 +275,17 @@ def test_incomplete_rope_parameters(rope: dict[str, Any], words: str) -> None:
 
 
 def test_unknown_preset() -> None:
-    with pytest.raises(ValueError, match=r"CustomSeq2SeqConfig: `name` must be one of \['transformer-base'.*got 'tiny'"):
+    with pytest.raises(
+        ValueError, match=r"CustomSeq2SeqConfig: `name` must be one of \['transformer-base'.*got 'tiny'"
+    ):
         CustomSeq2SeqConfig.from_preset("tiny", vocab_size=50)
 
 
 def test_an_encoder_without_a_width() -> None:
     encoder = PreTrainedConfig()
-    with pytest.raises(ValueError, match=r"`encoder` must say its width as `hidden_size` or `d_model`, PreTrainedConfig does not"):
+    with pytest.raises(
+        ValueError, match=r"`encoder` must say its width as `hidden_size` or `d_model`, PreTrainedConfig does not"
+    ):
         KINDS["seq2seq"](CustomSeq2SeqConfig(encoder=encoder, decoder=dict(SIZES)), make_model("encoder"))
 
 

@@ -22,7 +22,6 @@ from tests.models.model_cases import (
     run,
 )
 
-
 TYINGS: dict[str, dict[str, bool]] = {
     "none": {"tie_word_embeddings": False},
     "decoder": {"tie_word_embeddings": True},
@@ -116,7 +115,9 @@ def test_resize(kind: str, variant: str, tied: bool) -> None:
         head = model.get_output_embeddings()
         assert (head.weight is model.get_decoder().get_input_embeddings().weight) == tied
         assert torch.equal(head.weight[:VOCAB_SIZE], make_model(kind, variant, **fields).lm_head.weight)
-        torch.testing.assert_close(head.weight[VOCAB_SIZE:].mean(0), head.weight[:VOCAB_SIZE].mean(0), rtol=1e-2, atol=1e-2)
+        torch.testing.assert_close(
+            head.weight[VOCAB_SIZE:].mean(0), head.weight[:VOCAB_SIZE].mean(0), rtol=1e-2, atol=1e-2
+        )
         assert head.out_features == VOCAB_SIZE + 10
         if variant == "lm_head_bias":  # transformers starts new biases of a tied projection at zero
             expected = torch.zeros(()) if tied else head.bias[:VOCAB_SIZE].mean()
@@ -241,7 +242,12 @@ def test_resize_keeps_frozen_rows_frozen() -> None:
 @pytest.mark.parametrize(
     ("kind", "arguments", "kwargs", "words"),
     [
-        ("seq2seq_lm", {}, {"side": "source"}, r"`side` must be one of \['both', 'encoder', 'decoder'\], got 'source'"),
+        (
+            "seq2seq_lm",
+            {},
+            {"side": "source"},
+            r"`side` must be one of \['both', 'encoder', 'decoder'\], got 'source'",
+        ),
         ("seq2seq_bridge", {}, {}, r"`side` is needed .*encoder 40, decoder 50.*got None\. Pass one of"),
         ("seq2seq_lm", TYINGS["all"], {"side": "decoder"}, r"`side` must be 'both' with .*, got 'decoder'"),
         ("seq2seq_lm", TYINGS["all"], {"side": "encoder"}, r"`side` must be 'both' with .*, got 'encoder'"),

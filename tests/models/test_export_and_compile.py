@@ -21,7 +21,6 @@ from tests.models.model_cases import (
     run,
 )
 
-
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 
 EXPORT_CASES = [
@@ -73,7 +72,10 @@ def check_export(kind: str, variant: str) -> None:
     }
     shapes = {name: shapes[name] for name in inputs}
     program = torch.export.export(model, (), inputs, dynamic_shapes=shapes, strict=False).module()
-    other = {name: value if value is False else torch.cat([value, value[:, :2]], dim=1)[:2] for name, value in inputs.items()}
+    other = {
+        name: value if value is False else torch.cat([value, value[:, :2]], dim=1)[:2]
+        for name, value in inputs.items()
+    }
     other["attention_mask"] = other["attention_mask"].sort(dim=1, descending=True).values
     for given in (inputs, other):
         assert_close_where_real(kind, given, program(**given), run(model, **given))
@@ -130,7 +132,9 @@ def check_compiled_training(kind: str, variant: str) -> None:
         output.loss.backward()
         assert output.logits is None
         torch.testing.assert_close(output.loss, expected, **CLOSE)
-        torch.testing.assert_close([parameter.grad for parameter in model.parameters()], gradients, rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(
+            [parameter.grad for parameter in model.parameters()], gradients, rtol=1e-3, atol=1e-5
+        )
     assert counter.frame_count == 1
 
 
@@ -190,7 +194,10 @@ def test_export_of_a_decoding_step() -> None:
     """Encoder once, then the decoder for one token at a time from full prefixes: what an exporter of engines needs."""
     model, inputs = make_model("seq2seq_lm", "rotary"), forward_inputs("seq2seq_lm", with_padding=False)
     encoder = torch.export.export(
-        model.get_encoder(), (), {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"]}, strict=False
+        model.get_encoder(),
+        (),
+        {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"]},
+        strict=False,
     ).module()
     states = encoder(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).last_hidden_state
     arguments = {

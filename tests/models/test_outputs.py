@@ -28,7 +28,6 @@ from tests.models.model_cases import (
     run,
 )
 
-
 ROWS, SOURCE, TARGET, CROSS = 3, 7, 6, 5
 """Sizes of the shared inputs: rows, source tokens, target tokens, encoder states of the `_cross` kinds."""
 
@@ -140,16 +139,19 @@ def test_order_of_the_outputs(kind: str, variant: str) -> None:
         "encoder_hidden_states",
         "encoder_attentions",
     ]
-    assert names == {
-        "encoder": ["last_hidden_state", "hidden_states", "attentions"],
-        "decoder": ["last_hidden_state", *decoder],
-        "decoder_cross": ["last_hidden_state", *decoder, "cross_attentions"],
-        "causal": ["loss", "logits", *decoder],
-        "causal_cross": ["loss", "logits", *decoder, "cross_attentions"],
-        "seq2seq": ["last_hidden_state", *seq2seq],
-        "seq2seq_lm": ["loss", "logits", *seq2seq],
-        "seq2seq_bridge": ["loss", "logits", *seq2seq],
-    }[kind]
+    assert (
+        names
+        == {
+            "encoder": ["last_hidden_state", "hidden_states", "attentions"],
+            "decoder": ["last_hidden_state", *decoder],
+            "decoder_cross": ["last_hidden_state", *decoder, "cross_attentions"],
+            "causal": ["loss", "logits", *decoder],
+            "causal_cross": ["loss", "logits", *decoder, "cross_attentions"],
+            "seq2seq": ["last_hidden_state", *seq2seq],
+            "seq2seq_lm": ["loss", "logits", *seq2seq],
+            "seq2seq_bridge": ["loss", "logits", *seq2seq],
+        }[kind]
+    )
 
 
 @over(COVERING_CASES)

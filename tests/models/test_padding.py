@@ -18,7 +18,6 @@ from tests.models.model_cases import (
     run,
 )
 
-
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 ALL_CAUSAL = [(kind, variant) for kind, variant in ALL_CASES if kind == "causal"]
 
@@ -185,7 +184,9 @@ def test_left_padding_is_right_padding(kind: str, variant: str) -> None:
     right, left = run(model, **inputs), run(model, input_ids=left_ids, attention_mask=left_mask)
     for row, length in enumerate(mask.sum(1).tolist()):
         torch.testing.assert_close(left[row, -length:], right[row, :length], **CLOSE)
-    generated = model.generate(left_ids, attention_mask=left_mask, max_new_tokens=4, do_sample=False, eos_token_id=None)
+    generated = model.generate(
+        left_ids, attention_mask=left_mask, max_new_tokens=4, do_sample=False, eos_token_id=None
+    )
     for row, length in enumerate(mask.sum(1).tolist()):
         alone = model.generate(ids[row : row + 1, :length], max_new_tokens=4, do_sample=False, eos_token_id=None)
         assert torch.equal(generated[row, ids.shape[1] :], alone[0, length:])

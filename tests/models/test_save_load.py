@@ -26,7 +26,6 @@ from tests.models.model_cases import (
     run,
 )
 
-
 TYINGS = {
     "none": {"tie_word_embeddings": False},
     "decoder": {"tie_word_embeddings": True},
@@ -81,7 +80,11 @@ def test_a_second_round_changes_nothing(kind: str, variant: str, tmp_path: Path)
         if first.suffix == ".json" and first.exists():
             written, again = json.loads(first.read_text()), json.loads(second.read_text())
             # from_pretrained notes the dtype, in the parts too.
-            for config in (written, again, *[part for c in (written, again) for part in c.values() if isinstance(part, dict)]):
+            for config in (
+                written,
+                again,
+                *[part for c in (written, again) for part in c.values() if isinstance(part, dict)],
+            ):
                 config.pop("dtype", None)
             assert again == written
     assert_same_tensors(model, KINDS[kind].from_pretrained(tmp_path / "second"))

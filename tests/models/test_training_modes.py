@@ -23,7 +23,6 @@ from tests.models.model_cases import (
     run,
 )
 
-
 CLOSE = {"rtol": 1e-4, "atol": 1e-6}
 DROPOUT = {"dropout": 0.2, "attention_dropout": 0.1, "activation_dropout": 0.1}
 
@@ -130,7 +129,12 @@ def test_checkpointing_over_frozen_embeddings(kind: str, use_reentrant: bool) ->
 
 @pytest.mark.parametrize(
     ("kind", "variant"),
-    [("causal", "rotary"), ("seq2seq_lm", "post_norm"), ("seq2seq_lm", "rmsnorm_gated"), ("seq2seq_bridge", "default")],
+    [
+        ("causal", "rotary"),
+        ("seq2seq_lm", "post_norm"),
+        ("seq2seq_lm", "rmsnorm_gated"),
+        ("seq2seq_bridge", "default"),
+    ],
 )
 def test_one_batch_is_learned(kind: str, variant: str) -> None:
     """Loss falls below a tenth, and greedy generation says the targets by heart."""
