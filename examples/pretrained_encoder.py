@@ -131,7 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     writer.save_pretrained(options.output / "target_tokenizer")
     loaded = AutoModelForSeq2SeqLM.from_pretrained(options.output)
     held_out = table["test"].select(range(min(3, len(table["test"]))))
-    inputs = reader(held_out[options.source], padding=True, return_tensors="pt")
+    inputs = reader(list(held_out[options.source]), padding=True, return_tensors="pt")
     outputs = writer.batch_decode(loaded.generate(**inputs, num_beams=4), skip_special_tokens=True)
     for pair, output in zip(held_out, outputs, strict=True):
         print(f"\nread:    {pair[options.source]}\nwritten: {output.strip()}\nright:   {pair[options.target]}")

@@ -196,7 +196,7 @@ def test_the_stranger_gets_the_same_outputs(report: dict[str, Any], name: str) -
 
 @pytest.mark.slow
 def test_the_stranger_trains_and_adapts(report: dict[str, Any], tasks: dict[str, Any]) -> None:
-    """Adapters, tokenizer, our encoder under a fresh decoder; and labels of a language model shifted by the Trainer."""
+    """Adapters, tokenizer, our encoder under a fresh decoder; labels of a language model shifted by the Trainer."""
     assert report["adapter"] == {"by peft": [], "by transformers": []}
     assert report["token ids"] == word_tokenizer()(TEXTS)["input_ids"]
     assert report["pretrained encoder"] is True

@@ -1,8 +1,8 @@
 """
 The rules for code that travels with a checkpoint, checked over every file of `models/`.
 
-transformers finds the files to copy, and the packages to ask for, by searching the source text. What it finds has to be
-what Python imports.
+transformers finds the files to copy, and the packages to ask for, by searching the source text. What it finds has to
+be what Python imports.
 """
 
 import ast
@@ -48,7 +48,7 @@ def test_the_folder_is_flat() -> None:
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_neighbours_are_imported_in_the_one_form_that_is_copied(file: Path) -> None:
-    """`from .name import Thing`: no package of ours, no dots within, nothing above, no stars, no aliases of modules."""
+    """`from .name import Thing`: no package of ours, no dots within, nothing above, no stars."""
     for node in imports(file):
         if isinstance(node, ast.ImportFrom) and node.level > 0:
             line = ast.unparse(node)

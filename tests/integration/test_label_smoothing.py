@@ -2,9 +2,9 @@
 Label smoothing, by the config and by the Trainer.
 
 With weight s of the uniform distribution over V ids, a label y costs `-(1 - s) log p(y) - s / V * sum_v log p(v)`
-(Szegedy et al. 2016, section 7); `summed_loss` writes that out. The Trainer takes the labels out of the batch before the
-model sees them and smooths the logits itself; without `decoder_input_ids` in the batch a stock model then has nothing
-to decode from, or trains on its own source.
+(Szegedy et al. 2016, section 7); `summed_loss` writes that out. The Trainer takes the labels out of the batch before
+the model sees them and smooths the logits itself; without `decoder_input_ids` in the batch a stock model then has
+nothing to decode from, or trains on its own source.
 """
 
 from collections.abc import Callable

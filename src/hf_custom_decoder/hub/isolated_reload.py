@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 # `-I` ignores PYTHONPATH and the working directory; hiding the package from every finder covers an installed one.
 _PROGRAM = """
 import importlib.util, json, sys
@@ -80,7 +82,12 @@ def reload_in_isolation(
     """
     task = {"folder": str(Path(folder).resolve()), "sources": list(sources), "generation_options": generation_options}
     with tempfile.TemporaryDirectory(prefix="hf_modules_") as modules_cache:
-        environment = {**os.environ, "HF_MODULES_CACHE": modules_cache, "HF_HUB_OFFLINE": "1"}
+        environment = {
+            **os.environ,
+            "HF_MODULES_CACHE": modules_cache,
+            "HF_HUB_OFFLINE": "1",
+            "OMP_NUM_THREADS": str(torch.get_num_threads()),  # torch counts all cores, also in a small container
+        }
         try:
             process = subprocess.run(
                 [sys.executable, "-I", "-c", _PROGRAM],

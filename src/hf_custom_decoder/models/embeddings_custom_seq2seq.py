@@ -50,6 +50,8 @@ class ResizeBySideMixin:
                 encoder.config.vocab_size = decoder.config.vocab_size
             else:
                 encoder.resize_token_embeddings(new_num_tokens, **arguments)
+            # The encoder half of T5 or BART has a config of its own; this is the one that is saved.
+            config.encoder.vocab_size = encoder.get_input_embeddings().weight.shape[0]
         self.tie_weights()  # type: ignore[attr-defined]
         return decoder.get_input_embeddings() if side == "decoder" else encoder.get_input_embeddings()
 

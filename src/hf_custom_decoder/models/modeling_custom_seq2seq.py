@@ -95,6 +95,11 @@ class CustomSeq2SeqPreTrainedModel(CheckedLoadingMixin, FullAutoMapMixin, PreTra
         """As in transformers; raises `ValueError`, and changes nothing, for a kernel that cannot compute a part."""
         check_parts_support(self.config, attn_implementation)
         super().set_attn_implementation(attn_implementation, *args, **kwargs)
+        encoder = self.get_encoder()
+        if isinstance(attn_implementation, dict) and encoder.config is not self.config.encoder:
+            # The encoder half of T5 or BART has a config of its own, which transformers does not find by this name.
+            if "encoder" in attn_implementation:
+                encoder.set_attn_implementation(attn_implementation["encoder"])
 
     @property
     def dummy_inputs(self) -> dict[str, torch.Tensor]:
@@ -127,6 +132,8 @@ class CustomSeq2SeqModel(ResizeBySideMixin, CustomSeq2SeqPreTrainedModel):  # ty
                 self.state_bridge = StateBridge(config.encoder, config.decoder, bridge_type)
         self._encoder_names, self._encoder_takes_any = encoder_arguments(self.encoder)
         self.main_input_name = self.encoder.main_input_name
+        if config.tie_encoder_decoder_embeddings:  # a foreign encoder calls its embedding as it likes
+            self._tied_weights_keys = {self.encoder_embedding_name(): "decoder.embed_tokens.weight"}
         self.post_init()
 
     def get_encoder(self, modality: str | None = None) -> PreTrainedModel:
@@ -152,7 +159,10 @@ class CustomSeq2SeqModel(ResizeBySideMixin, CustomSeq2SeqPreTrainedModel):  # ty
 
     def encoder_embedding_name(self) -> str:
         """Name of the encoder's token embedding matrix below this module."""
-        weight = self.encoder.get_input_embeddings().weight
+        try:
+            weight = getattr(self.encoder.get_input_embeddings(), "weight", None)
+        except NotImplementedError:
+            weight = None
         for name, parameter in self.encoder.named_parameters(remove_duplicate=False):
             if parameter is weight:
                 return f"encoder.{name}"
@@ -353,6 +363,9 @@ class CustomSeq2SeqForConditionalGeneration(  # type: ignore[misc]  # the hooks 
         self.lm_head = nn.Linear(decoder.output_size, decoder.vocab_size, bias=decoder.lm_head_bias)
         self._is_stateful = bool(self.model.decoder._is_stateful)
         self.main_input_name = self.model.main_input_name
+        if config.tie_encoder_decoder_embeddings:
+            name = f"model.{self.model.encoder_embedding_name()}"
+            self._tied_weights_keys = dict.fromkeys(("lm_head.weight", name), "model.decoder.embed_tokens.weight")
         self.post_init()
         self.generation_config.decoder_start_token_id = config.start_token_id
         if self.generation_config.max_length is None or self.generation_config.max_length == 20:

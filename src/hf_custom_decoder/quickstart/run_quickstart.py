@@ -12,6 +12,7 @@ from ..hub.attention_map import cross_attention_map, save_attention_maps
 from ..hub.isolated_reload import reload_in_isolation
 from ..hub.model_card import write_model_card
 from ..hub.model_folder import load_model_folder
+from ..training.hardware import limit_threads
 from ..training.progress_bar import format_seconds, progress_over
 from .invented_words import words_outside
 from .quickstart_card import card_contents
@@ -51,6 +52,7 @@ def run_quickstart(settings: QuickstartSettings, report: Report) -> QuickstartRe
         report_results(results, report)
         return results
 
+    limit_threads()
     started = time.monotonic()
     entries = load_cmudict()
     splits = split_entries(spread_evenly(entries, settings.limit))

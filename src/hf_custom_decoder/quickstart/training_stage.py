@@ -1,16 +1,15 @@
 """The training of the quickstart, from the start or from where it was interrupted."""
 
 import json
-import platform
 from dataclasses import asdict
 
-import torch
 from transformers import set_seed
 
 from ..atomic_files import write_json
 from ..data.pronunciation_dictionary import WordEntry
 from ..data.pronunciation_examples import encode_entries
 from ..data.pronunciation_tokenizer import build_pronunciation_tokenizer
+from ..training.hardware import describe_hardware
 from ..training.interruption import Interruption
 from ..training.progress_bar import BudgetProgressBar, format_seconds
 from ..training.pronunciation_recipe import BATCH_SIZE, build_pronunciation_model, build_pronunciation_trainer
@@ -82,7 +81,7 @@ def train_or_continue(
             batch_size=BATCH_SIZE,
             seconds=budget.spent_seconds,
             seed=settings.seed,
-            hardware=_describe_hardware(settings.device),
+            hardware=describe_hardware(settings.device),
         )
         write_json(folder.training_figures, asdict(figures))
         with folder.new_trained_folder() as temporary:
@@ -91,11 +90,3 @@ def train_or_continue(
         if interruption.is_requested:
             raise KeyboardInterrupt
     return figures
-
-
-def _describe_hardware(device: str) -> str:
-    if device == "cuda":
-        return torch.cuda.get_device_name()
-    if device == "cpu":
-        return f"{torch.get_num_threads()} threads of a {platform.machine()} CPU"
-    return device

@@ -31,7 +31,7 @@ HIDDEN_SIZE = 128
 ENCODER_LAYERS = 3
 DECODER_LAYERS = 2
 ATTENTION_HEADS = 4
-BATCH_SIZE = 192
+BATCH_SIZE = 128
 """Pairs of spelling and pronunciation an optimizer step."""
 PEAK_LEARNING_RATE = 2e-3
 WARMUP_SHARE = 0.03

@@ -1,0 +1,42 @@
+"""What a run may use of the machine, and how to name it."""
+
+import os
+import platform
+from pathlib import Path
+
+import torch
+
+_CONTAINER_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+
+
+def usable_cpus(quota_file: Path = _CONTAINER_QUOTA) -> int:
+    """Counts the CPU cores that this process may use, which in a container can be far fewer than there are.
+
+    Args:
+        quota_file (`Path`, *optional*): Where Linux keeps the container's quota: microseconds of CPU time (or "max"),
+            and the period in microseconds to which they belong.
+
+    Returns:
+        `int`: At least 1.
+    """
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = quota_file.read_text().split()
+        allowed = round(int(quota) / int(period))
+    except (OSError, ValueError):  # no Linux container, or no limit
+        return count
+    return max(1, min(count, allowed))
+
+
+def limit_threads() -> None:
+    """Gives torch no more threads than there are usable cores; it counts those of the whole machine."""
+    torch.set_num_threads(min(torch.get_num_threads(), usable_cpus()))
+
+
+def describe_hardware(device: str) -> str:
+    """Names what a run on "cpu", "cuda" or "mps" uses, for tables and model cards."""
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    if device == "cpu":
+        return f"{torch.get_num_threads()} threads of a CPU ({platform.machine()})"
+    return device
