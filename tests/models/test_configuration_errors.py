@@ -129,9 +129,9 @@ OF_THE_DECODER: list[tuple[dict[str, Any], type[Exception], str]] = [
     ),
     ({"mixer_types": "full_attention"}, ValueError, r"`mixer_types` must be a list .*got 'full_attention'"),
     (
-        {"mixer_types": ["full_attention", "ssru"]},
+        {"mixer_types": ["full_attention", "hyena"]},
         ValueError,
-        r"each entry of `mixer_types` must be one of \['full_attention', 'sliding_attention'\], got 'ssru'",
+        r"each entry of `mixer_types` must be one of \['full_attention', 'sliding_attention', .*\], got 'hyena'",
     ),
     (
         {"mixer_types": ["full_attention", "sliding_attention"]},
@@ -191,7 +191,7 @@ OF_THE_WHOLE: list[tuple[dict[str, Any], type[Exception], str]] = [
     (
         {"decoder": BertConfig()},
         TypeError,
-        r"`decoder` must be one of our decoder configs \(\['custom_transformer_decoder'\]\), got BertConfig of model type 'bert'",
+        r"`decoder` must be one of our decoder configs \(\['custom_recurrent_decoder', 'custom_transformer_decoder'\]\), got BertConfig of model type 'bert'",
     ),
     ({"decoder": {"model_type": "bert"}}, TypeError, r"`decoder` must be one of our decoder configs .*got BertConfig"),
     (
@@ -202,7 +202,7 @@ OF_THE_WHOLE: list[tuple[dict[str, Any], type[Exception], str]] = [
     (
         {"encoder": {**SIZES, "vocab_size": 40}, "tie_encoder_decoder_embeddings": True},
         ValueError,
-        r"`tie_encoder_decoder_embeddings=True` needs equal \(vocab_size, hidden_size\) .*got \(40, 32\) and \(50, 32\)\. Use",
+        r"`tie_encoder_decoder_embeddings=True` needs equal \(vocab_size, embedding width\) .*got \(40, 32\) and \(50, 32\)\. Use",
     ),
     (
         {"encoder": {**SIZES, "hidden_size": 24}, "tie_encoder_decoder_embeddings": True},

@@ -1,10 +1,8 @@
 """Random valid configs: what must hold for every one of them."""
 
-import random
 import tempfile
 from typing import Any
 
-import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -22,11 +20,9 @@ from tests.factories import spread_weights
 VOCAB_SIZE, SOURCE_LENGTH, TARGET_LENGTH, ROWS = 20, 6, 7, 3
 EXACT = {"rtol": 1e-8, "atol": 1e-9}  # models run in float64
 
-few = settings(
-    max_examples=12, deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
-)
-many = pytest.mark.full
-
+SLOW_DRAWS = [HealthCheck.too_slow, HealthCheck.data_too_large]
+few = settings(max_examples=12, deadline=None, print_blob=True, suppress_health_check=SLOW_DRAWS)
+fewer = settings(few, max_examples=5)  # with files
 
 @st.composite
 def stack_fields(draw: st.DrawFn, decoder: bool) -> dict[str, Any]:
@@ -70,6 +66,7 @@ def stack_fields(draw: st.DrawFn, decoder: bool) -> dict[str, Any]:
 @st.composite
 def causal_models(draw: st.DrawFn) -> TransformerDecoderForCausalLM:
     config = TransformerDecoderConfig(**draw(stack_fields(True)), tie_word_embeddings=draw(st.booleans()))
+    torch.manual_seed(0)
     return prepared(TransformerDecoderForCausalLM(config), draw(st.sampled_from(["eager", "sdpa"])))
 
 
@@ -84,6 +81,7 @@ def seq2seq_models(draw: st.DrawFn) -> CustomSeq2SeqForConditionalGeneration:
         tie_encoder_decoder_embeddings=encoder["hidden_size"] == decoder["hidden_size"] and draw(st.booleans()),
         label_smoothing=draw(st.sampled_from([0.0, 0.1])),
     )
+    torch.manual_seed(0)
     return prepared(CustomSeq2SeqForConditionalGeneration(config), draw(st.sampled_from(["eager", "sdpa"])))
 
 
@@ -113,11 +111,6 @@ def splits(draw: st.DrawFn) -> list[int]:
     """Ends of the pieces in which a target is fed."""
     inner = draw(st.sets(st.integers(1, TARGET_LENGTH - 1)))
     return [*sorted(inner), TARGET_LENGTH]
-
-
-@pytest.fixture(autouse=True)
-def _fixed_weights() -> None:
-    random.seed(0)
 
 
 def logits_of(model: Any, **inputs: Any) -> torch.Tensor:
@@ -231,7 +224,7 @@ def test_training_loss_is_the_loss_of_complete_logits(
     assert all(weight.grad is None or weight.grad.isfinite().all() for weight in model.parameters())
 
 
-@few
+@fewer
 @given(seq2seq_models(), sources(), targets())
 def test_save_and_load(model: Any, source: dict[str, Any], ids: torch.Tensor) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -246,7 +239,7 @@ def test_save_and_load(model: Any, source: dict[str, Any], ids: torch.Tensor) ->
     torch.testing.assert_close(logits_of(loaded, **source, decoder_input_ids=ids), expected, rtol=1e-5, atol=1e-6)
 
 
-@few
+@fewer
 @given(causal_models(), targets())
 def test_save_and_load_of_a_decoder(model: Any, ids: torch.Tensor) -> None:
     with tempfile.TemporaryDirectory() as folder:

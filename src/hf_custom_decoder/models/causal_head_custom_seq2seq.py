@@ -17,6 +17,11 @@ from .loss_custom_seq2seq import IGNORE_INDEX, check_labels, sequence_loss
 def select_positions(hidden_states: torch.Tensor, logits_to_keep: int | torch.Tensor) -> torch.Tensor:
     """`(R, T, E)` to its last `logits_to_keep` positions, or the positions of a tensor; 0 keeps all."""
     if isinstance(logits_to_keep, int):
+        if logits_to_keep < 0:
+            raise ValueError(
+                "`logits_to_keep` must be a number of last positions (0 for all) or a tensor of positions, got "
+                f"{logits_to_keep}. Leave the sign out."
+            )
         return hidden_states[:, -logits_to_keep:] if logits_to_keep else hidden_states
     return hidden_states[:, logits_to_keep]
 
