@@ -274,6 +274,12 @@ def test_incomplete_rope_parameters(rope: dict[str, Any], words: str) -> None:
         make_model("causal", "rotary", rope_parameters=rope)
 
 
+def test_longrope_needs_a_head_width() -> None:
+    words = r"`head_dim` must be set with `rope_type` 'longrope', got None\. Set it to 8"
+    with pytest.raises(ValueError, match=rf"TransformerDecoderConfig: {words}"):
+        make_model("causal", "rotary", rope_parameters={"rope_type": "longrope"})
+
+
 def test_unknown_preset() -> None:
     with pytest.raises(
         ValueError, match=r"CustomSeq2SeqConfig: `name` must be one of \['transformer-base'.*got 'tiny'"

@@ -70,7 +70,9 @@ def make_config(name: str) -> PreTrainedConfig:
     if name == "bart":
         return BartConfig(**BART_TINY, max_position_embeddings=40)
     if name == "vit":
-        sizes = {field: value for field, value in TINY.items() if field not in ("vocab_size", "max_position_embeddings")}
+        sizes = {
+            field: value for field, value in TINY.items() if field not in ("vocab_size", "max_position_embeddings")
+        }
         return ViTConfig(**sizes, image_size=16, patch_size=8)
     if name == "whisper":
         return WhisperConfig(**BART_TINY, **IDS, max_source_positions=20, num_mel_bins=8)

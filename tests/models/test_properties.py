@@ -24,6 +24,7 @@ SLOW_DRAWS = [HealthCheck.too_slow, HealthCheck.data_too_large]
 few = settings(max_examples=12, deadline=None, print_blob=True, suppress_health_check=SLOW_DRAWS)
 fewer = settings(few, max_examples=5)  # with files
 
+
 @st.composite
 def stack_fields(draw: st.DrawFn, decoder: bool) -> dict[str, Any]:
     """Fields of a Transformer encoder or decoder; every choice that the configs offer, with tiny sizes."""
@@ -153,9 +154,7 @@ def test_causal_future_tokens_are_invisible(model: Any, ids: torch.Tensor, posit
 
 
 @few
-@given(
-    seq2seq_models(), sources(), targets(), st.integers(0, TARGET_LENGTH - 1), st.integers(3, VOCAB_SIZE - 1)
-)
+@given(seq2seq_models(), sources(), targets(), st.integers(0, TARGET_LENGTH - 1), st.integers(3, VOCAB_SIZE - 1))
 def test_seq2seq_future_tokens_are_invisible(
     model: Any, source: dict[str, Any], ids: torch.Tensor, position: int, other: int
 ) -> None:

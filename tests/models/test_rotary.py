@@ -35,12 +35,18 @@ ROPES: dict[str, dict[str, Any]] = {
 }
 
 
+def fields_of(name: str) -> dict[str, Any]:
+    """Fields of a config over those of the variant `rotary`."""
+    return {"rope_parameters": dict(ROPES[name]), **({"head_dim": 8} if name == "longrope" else {})}
+
+
 @pytest.mark.parametrize("name", ROPES)
 @pytest.mark.parametrize("head_dim", [None, 8])
 @pytest.mark.parametrize("length", [12, 50])
 def test_angles_are_those_of_llama(name: str, head_dim: int | None, length: int) -> None:
     """Below and beyond the trained length; `head_dim=None` means the same width."""
     fields = {**SIZES, "rope_parameters": dict(ROPES[name])}
+    head_dim = 8 if name == "longrope" else head_dim
     ours = RotaryEmbedding(TransformerDecoderConfig(**fields, position_type="rotary", head_dim=head_dim))
     theirs = LlamaRotaryEmbedding(LlamaConfig(**fields))
     states, position_ids = torch.zeros(1, length, 32), torch.arange(length)[None]
@@ -56,8 +62,10 @@ def test_extensions_change_what_they_should(name: str) -> None:
     inputs = make_inputs("causal", with_padding=False)
     long = {"input_ids": inputs["input_ids"].repeat(1, 10)[:, :66]}
     plain = make_model("causal", "rotary")
-    model = make_model("causal", "rotary", rope_parameters=dict(ROPES[name]))
-    same = torch.allclose(run(model, input_ids=inputs["input_ids"]), run(plain, input_ids=inputs["input_ids"]), atol=1e-5)
+    model = make_model("causal", "rotary", **fields_of(name))
+    same = torch.allclose(
+        run(model, input_ids=inputs["input_ids"]), run(plain, input_ids=inputs["input_ids"]), atol=1e-5
+    )
     assert same == (name == "dynamic")
     assert not torch.allclose(run(model, **long), run(plain, **long), atol=1e-5)
     assert run(model, **long).isfinite().all()
@@ -66,7 +74,7 @@ def test_extensions_change_what_they_should(name: str) -> None:
 @pytest.mark.parametrize("name", ROPES)
 @pytest.mark.parametrize("kind", ["encoder", "causal"])
 def test_extensions_survive_saving(name: str, kind: str, tmp_path: Any) -> None:
-    model, inputs = make_model(kind, "rotary", rope_parameters=dict(ROPES[name])), make_inputs(kind)
+    model, inputs = make_model(kind, "rotary", **fields_of(name)), make_inputs(kind)
     model.save_pretrained(tmp_path)
     loaded = KINDS[kind].from_pretrained(tmp_path)
     for (key, buffer), (other, found) in zip(model.named_buffers(), loaded.named_buffers(), strict=True):
@@ -77,7 +85,7 @@ def test_extensions_survive_saving(name: str, kind: str, tmp_path: Any) -> None:
 
 @pytest.mark.parametrize("name", ["default", "linear", "yarn", "llama3"])
 def test_extensions_with_a_cache(name: str) -> None:
-    model = make_model("causal", "rotary", rope_parameters=dict(ROPES[name]))
+    model = make_model("causal", "rotary", **fields_of(name))
     ids = make_inputs("causal", with_padding=False)["input_ids"]
     whole, cache, logits = run(model, input_ids=ids), None, []
     for position in range(ids.shape[1]):

@@ -284,6 +284,11 @@ class TransformerStackConfig(PreTrainedConfig):
                 )
             names = ("default", *ROPE_INIT_FUNCTIONS)
             check_choice(owner, "rope_parameters['rope_type']", rope.get("rope_type", "default"), names)
+            if rope.get("rope_type") == "longrope" and self.head_dim is None:  # transformers multiplies it unasked
+                raise ValueError(
+                    f"{owner}: `head_dim` must be set with `rope_type` 'longrope', got None. Set it to "
+                    f"{self.attention_head_dim} (`hidden_size // num_attention_heads`)."
+                )
             factor = rope.get("partial_rotary_factor", 1.0)
             if factor != 1.0:
                 raise ValueError(
