@@ -27,10 +27,15 @@ from transformers import (
 from hf_custom_decoder import (
     CustomSeq2SeqConfig,
     CustomSeq2SeqForConditionalGeneration,
+    RecurrentDecoderConfig,
+    RecurrentDecoderForCausalLM,
+    RecurrentEncoderConfig,
+    RecurrentEncoderModel,
     TransformerDecoderConfig,
     TransformerDecoderModel,
     TransformerEncoderModel,
 )
+from tests.combinations import RECURRENT_SIZES, build_pair
 from tests.factories import SIZES, VOCAB_SIZE, encoder_fields, spread_weights, tiny_batch, tiny_causal, tiny_seq2seq
 from tests.integration.training_runs import word_tokenizer
 
@@ -45,19 +50,32 @@ DECODER_MAP = {
     "AutoModel": "modeling_transformer_decoder.TransformerDecoderModel",
     "AutoModelForCausalLM": "modeling_transformer_decoder.TransformerDecoderForCausalLM",
 }
+RECURRENT_MAP = {
+    "AutoConfig": "configuration_recurrent_decoder.RecurrentDecoderConfig",
+    "AutoModel": "modeling_recurrent_decoder.RecurrentDecoderModel",
+    "AutoModelForCausalLM": "modeling_recurrent_decoder.RecurrentDecoderForCausalLM",
+}
 ENCODER_MAP = {
     "AutoConfig": "configuration_transformer_encoder.TransformerEncoderConfig",
     "AutoModel": "modeling_transformer_encoder.TransformerEncoderModel",
+}
+RECURRENT_ENCODER_MAP = {
+    "AutoConfig": "configuration_recurrent_encoder.RecurrentEncoderConfig",
+    "AutoModel": "modeling_recurrent_encoder.RecurrentEncoderModel",
 }
 FOLDERS = {  # by which Auto class each is loaded, and what its `auto_map` says
     "ours": ("AutoModelForSeq2SeqLM", SEQ2SEQ_MAP),
     "tied": ("AutoModelForSeq2SeqLM", SEQ2SEQ_MAP),
     "bert": ("AutoModelForSeq2SeqLM", SEQ2SEQ_MAP),
     "t5": ("AutoModelForSeq2SeqLM", SEQ2SEQ_MAP),
+    "lstm": ("AutoModelForSeq2SeqLM", SEQ2SEQ_MAP),
+    "hybrid": ("AutoModelForSeq2SeqLM", SEQ2SEQ_MAP),
     "bare": ("AutoModel", SEQ2SEQ_MAP),
     "causal": ("AutoModelForCausalLM", DECODER_MAP),
     "decoder": ("AutoModel", DECODER_MAP),
     "encoder": ("AutoModel", ENCODER_MAP),
+    "recurrent_causal": ("AutoModelForCausalLM", RECURRENT_MAP),
+    "recurrent_encoder": ("AutoModel", RECURRENT_ENCODER_MAP),
 }
 BEAMS = {"num_beams": 3, "max_new_tokens": 9, "num_return_sequences": 2}
 TEXTS = ["w5 w6", "w7"]
@@ -86,21 +104,25 @@ def build() -> dict[str, PreTrainedModel]:
         "tied": tied,
         "bert": with_encoder(bert),
         "t5": with_encoder(t5),
+        "lstm": build_pair("lstm_2", "lstm_dot").float(),
+        "hybrid": build_pair("transformer", "hybrid_mingru_last").float(),
         "bare": tiny_seq2seq("sliding_first").model,
         "causal": tiny_causal("sliding_last_alibi"),
         "decoder": decoder,
         "encoder": encoder,
+        "recurrent_causal": RecurrentDecoderForCausalLM(RecurrentDecoderConfig(**RECURRENT_SIZES)).eval(),
+        "recurrent_encoder": RecurrentEncoderModel(RecurrentEncoderConfig(**RECURRENT_SIZES)).eval(),
     }
 
 
-def calls(name: str, model: PreTrainedModel) -> dict[str, Any]:
+def calls(model: PreTrainedModel) -> dict[str, Any]:
     """Inputs for the model, and what it says to them."""
     batch = tiny_batch()
     source = {key: batch[key] for key in ("input_ids", "attention_mask")}
     inputs = dict(source)
-    if name not in ("causal", "decoder", "encoder"):
+    if model.config.is_encoder_decoder:
         inputs["decoder_input_ids"] = batch["labels"].clamp(min=0)
-    if name == "causal":
+    elif model.can_generate():  # the prompts of a decoder would need padding on the left
         source = {"input_ids": source["input_ids"][:1]}
     field = "logits" if model.can_generate() else "last_hidden_state"
     task: dict[str, Any] = {"inputs": inputs, "source": source, "field": field, "generation": None}
@@ -123,7 +145,7 @@ def tasks(root: Path) -> dict[str, Any]:
     saved: dict[str, Any] = {}
     for name, model in build().items():
         model.save_pretrained(root / name)
-        saved[name] = {"folder": str(root / name), "auto_class": FOLDERS[name][0], **calls(name, model)}
+        saved[name] = {"folder": str(root / name), "auto_class": FOLDERS[name][0], **calls(model)}
     word_tokenizer().save_pretrained(root / "ours")
 
     torch.manual_seed(0)
@@ -133,7 +155,7 @@ def tasks(root: Path) -> dict[str, Any]:
     )
     adapted = get_peft_model(base, lora).eval()
     adapted.save_pretrained(root / "adapter")
-    adapter = {"folder": str(root / "adapter"), "base": str(root / "ours"), **calls("adapter", adapted)}
+    adapter = {"folder": str(root / "adapter"), "base": str(root / "ours"), **calls(adapted)}
     assert not torch.allclose(adapter["output"], saved["ours"]["output"], atol=1e-3)
     return {"folders": saved, "adapter": adapter, "texts": TEXTS, "smoothing": SMOOTHING}
 

@@ -15,6 +15,8 @@ from transformers import DataCollatorForSeq2Seq, Seq2SeqTrainer
 from hf_custom_decoder import (
     CustomSeq2SeqConfig,
     CustomSeq2SeqForConditionalGeneration,
+    RecurrentDecoderConfig,
+    RecurrentEncoderConfig,
     TransformerDecoderConfig,
     TransformerEncoderConfig,
 )
@@ -49,6 +51,16 @@ DECODERS: dict[str, dict[str, Any]] = {
         "mixer_types": ["sliding_attention", "full_attention"],
         "sliding_window": 3,
     },
+    "ssru": {"mixer_types": ["ssru"]},
+}
+RECURRENT_SIZES: dict[str, Any] = {
+    "vocab_size": FIRST_SYMBOL + NUM_SYMBOLS,
+    "hidden_size": 2 * WIDTH,
+    "num_hidden_layers": 1,
+    "cell_type": "gru",
+    "dropout": 0.0,
+    "max_position_embeddings": 32,
+    "initializer_range": 0.1,
 }
 
 
@@ -63,14 +75,24 @@ def reversed_examples(count: int, seed: int) -> list[Example]:
     return examples
 
 
-@pytest.mark.parametrize("name", DECODERS)
+def build_config(name: str) -> CustomSeq2SeqConfig:
+    if name == "gru":
+        return CustomSeq2SeqConfig(
+            encoder=RecurrentEncoderConfig(**RECURRENT_SIZES),
+            decoder=RecurrentDecoderConfig(**RECURRENT_SIZES, attention_type="dot"),
+        )
+    return CustomSeq2SeqConfig(
+        encoder=TransformerEncoderConfig(**SIZES), decoder=TransformerDecoderConfig(**{**SIZES, **DECODERS[name]})
+    )
+
+
+@pytest.mark.parametrize(
+    "name", ["rotary", "gru", *[pytest.param(name, marks=pytest.mark.slow) for name in ("sinusoidal", "sliding", "ssru")]]
+)
 def test_sequences_are_written_backwards(tmp_path: Path, name: str) -> None:
     """250 steps; at least 90 of 100 new sequences right to the last symbol, which guessing gets in none."""
     torch.manual_seed(0)
-    config = CustomSeq2SeqConfig(
-        encoder=TransformerEncoderConfig(**SIZES),
-        decoder=TransformerDecoderConfig(**{**SIZES, **DECODERS[name]}),
-    )
+    config = build_config(name)
     model, tokenizer = CustomSeq2SeqForConditionalGeneration(config), word_tokenizer()
     trainer = Seq2SeqTrainer(
         model=model,
