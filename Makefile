@@ -60,7 +60,7 @@ test-all: lint types ## the same with every combination of the tests marked `ful
 	@$(MAKE) --no-print-directory test-newest test-lowest SELECT=
 
 # Which tests run; `make test-all` empties it.
-SELECT := -m "not full"
+SELECT := -m "not full and not slow"
 
 .PHONY: test-newest
 test-newest: $(VENV)/.dev ## the tests on the newest transformers only

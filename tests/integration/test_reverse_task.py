@@ -87,7 +87,8 @@ def build_config(name: str) -> CustomSeq2SeqConfig:
 
 
 @pytest.mark.parametrize(
-    "name", ["rotary", "gru", *[pytest.param(name, marks=pytest.mark.slow) for name in ("sinusoidal", "sliding", "ssru")]]
+    "name",
+    ["rotary", "gru", *[pytest.param(name, marks=pytest.mark.slow) for name in ("sinusoidal", "sliding", "ssru")]],
 )
 def test_sequences_are_written_backwards(tmp_path: Path, name: str) -> None:
     """250 steps; at least 90 of 100 new sequences right to the last symbol, which guessing gets in none."""
