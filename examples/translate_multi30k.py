@@ -6,8 +6,8 @@ FOLDER holds Multi30k as `en-de.train.jsonl.gz`, `en-de.val.jsonl.gz` and `en-de
 `{"en": "...", "de": "..."}` a line, packed or not.
 
 Expected with `--max_steps 300` and seed 1, seen on 2 CPU cores in 82 seconds: `test2016: 4.062 nats a token,
-perplexity 58.1`, and German that has little to do with the English yet ("Ein Mann in einem weißen Hemd hält eine Frau in der
-Hand."). The default of 1,500 steps has not been run to its end.
+perplexity 58.1`, and German that has little to do with the English yet ("Ein Mann in einem weißen Hemd hält eine Frau
+in der Hand."). The default of 1,500 steps has not been run to its end.
 """
 
 import argparse
