@@ -10,6 +10,8 @@ A model that returns the mean `sum_i / n_i` and ignores N makes it about k times
 micro-batch more than one in a long one.
 """
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,9 @@ from transformers import (
     Seq2SeqTrainer,
 )
 
-from tests.factories import SIZES, VOCAB_SIZE, tiny_causal, tiny_seq2seq
+from hf_custom_decoder import RecurrentDecoderConfig, RecurrentDecoderForCausalLM
+from tests.combinations import RECURRENT_SIZES, build_pair
+from tests.factories import SIZES, VOCAB_SIZE, spread_weights, tiny_causal, tiny_seq2seq
 from tests.integration.training_runs import (
     assert_same,
     gradients_of,
@@ -62,6 +66,13 @@ def tiny_bart() -> BartForConditionalGeneration:
     return BartForConditionalGeneration(config)
 
 
+def recurrent_causal() -> RecurrentDecoderForCausalLM:
+    torch.manual_seed(0)
+    model = RecurrentDecoderForCausalLM(RecurrentDecoderConfig(**RECURRENT_SIZES, cell_type="gru")).eval()
+    spread_weights(model)
+    return model
+
+
 def run(model: PreTrainedModel, examples: list[dict[str, Any]], folder: Path, **kwargs: Any) -> Seq2SeqTrainer:
     """A run of the stock trainer in float64 by plain descent."""
     model.double().train()
@@ -76,11 +87,24 @@ def run(model: PreTrainedModel, examples: list[dict[str, Any]], folder: Path, **
     return trainer
 
 
-@pytest.mark.parametrize("variant", ["default", "post_norm_final", "rotary_gqa_qk_norm", "sliding_last_alibi"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "default",
+        "post_norm_final",
+        "rotary_gqa_qk_norm",
+        "sliding_last_alibi",
+        ("transformer", "hybrid_rotary"),
+        ("gru_2", "gru_everything"),
+        ("lstm_1", "lstm_dot"),
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
-def test_micro_batches_of_unequal_size_add_up_to_one_batch(variant: str, smoothing: float) -> None:
+def test_micro_batches_of_unequal_size_add_up_to_one_batch(kind: str | tuple[str, str], smoothing: float) -> None:
     """5 examples as one batch, and as micro-batches of 1, 3 and 1 examples that share N."""
-    model = tiny_seq2seq(variant, label_smoothing=smoothing).double().train()
+    build = tiny_seq2seq if isinstance(kind, str) else partial(build_pair, kind[0])
+    model = build(kind if isinstance(kind, str) else kind[1], label_smoothing=smoothing).double().train()
     collator = DataCollatorForSeq2Seq(word_tokenizer())
     examples = token_examples(5)
     count = label_count(examples)
@@ -141,14 +165,15 @@ def test_trainer_with_8_accumulation_steps_equals_a_batch_of_8_times_the_size(
     assert len(moved) == len(weights_of(one))
 
 
-def test_language_model_accumulates_in_the_same_way(tmp_path: Path) -> None:
+@pytest.mark.parametrize("build", [tiny_causal, recurrent_causal])
+def test_language_model_accumulates_in_the_same_way(tmp_path: Path, build: Callable[[], PreTrainedModel]) -> None:
     """
     A causal model predicts `labels[:, 1:]`: n tokens have n - 1 targets, and the Trainer counts N so. The first
     example of 3 tokens has 2 targets, and so on.
     """
     rows = [example["labels"] for example in token_examples(16, seed=1) if len(example["labels"]) > 1][:8]
     examples = [{"input_ids": row, "attention_mask": [1] * len(row), "labels": row} for row in rows]
-    model = tiny_causal().double()
+    model = build().double()
     total = 0.0
     for row in rows:
         with torch.no_grad():
@@ -156,7 +181,7 @@ def test_language_model_accumulates_in_the_same_way(tmp_path: Path) -> None:
         total -= float(sum(log_probabilities[position, token] for position, token in enumerate(row[1:])))
     truth = total / sum(len(row) - 1 for row in rows)
 
-    one, other = tiny_causal(), tiny_causal()
+    one, other = build(), build()
     big = run(one, examples, tmp_path, per_device_train_batch_size=8)
     accumulated = run(other, examples, tmp_path, per_device_train_batch_size=1, gradient_accumulation_steps=8)
     assert logged_losses(big) == pytest.approx([truth], rel=1e-6)
