@@ -37,6 +37,15 @@ define install
 @$(1)/bin/python -m pip install -qq --no-input --disable-pip-version-check -c $(2) $(PIP_ARGS) -e ".[$(3)]"
 endef
 
+# Packages that ship pretrained weights, which conversion/ is compared with. Nothing of them is imported, so what they
+# require (TensorFlow, NLTK) is left out.
+WEIGHTS := g2p-en==2.1.0 g2p-fa==1.1.0 netra-transliterate==1.0.1
+
+# $(call install_weights,environment)
+define install_weights
+@$(1)/bin/python -m pip install -qq --no-input --disable-pip-version-check --no-deps $(PIP_ARGS) $(WEIGHTS)
+endef
+
 # $(call pytest,environment,options)
 define pytest
 @$(1)/bin/python -c 'import platform as p; from importlib.metadata import version as v; \
@@ -102,8 +111,10 @@ $(VENV)/.quickstart: pyproject.toml constraints.txt $(VENV)/.created
 # The extra `dev` contains the extra `quickstart`.
 $(VENV)/.dev: pyproject.toml constraints.txt $(VENV)/.created
 	$(call install,$(VENV),constraints.txt,dev)
+	$(call install_weights,$(VENV))
 	@touch $(VENV)/.quickstart $@
 
 $(LOWEST)/.dev: pyproject.toml constraints-lowest.txt $(LOWEST)/.created
 	$(call install,$(LOWEST),constraints-lowest.txt,dev)
+	$(call install_weights,$(LOWEST))
 	@touch $@
