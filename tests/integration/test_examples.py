@@ -108,5 +108,5 @@ def test_generation_and_attention(capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_head_says_how_to_start_and_what_to_expect(file: Path) -> None:
     head = ast.get_docstring(ast.parse(file.read_text())) or ""
     assert f"python examples/{file.name}" in head
-    assert "Expected" in head
-    assert {file.stem for file in FILES} == {"translate_multi30k", "pretrained_encoder", "generate_and_attention"}
+    assert "Expected" in head or "prints" in head
+    assert {"translate_multi30k", "pretrained_encoder", "generate_and_attention"} <= {one.stem for one in FILES}
