@@ -126,12 +126,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         train_dataset=table["train"],
         eval_dataset=table["test"],
         data_collator=DataCollatorForSeq2Seq(reader, model=model),
-        processing_class=reader,
     )
     trainer.train()
     print(f"held-out pairs: {trainer.evaluate()['eval_loss']:.3f} nats a token")
 
-    trainer.save_model()  # with the reader; the writer gets a folder of its own
+    trainer.save_model()
+    reader.save_pretrained(options.output)  # the Trainer would take its missing end token for the model's
     writer.save_pretrained(options.output / "target_tokenizer")
     loaded = AutoModelForSeq2SeqLM.from_pretrained(options.output)
     held_out = table["test"].select(range(min(3, len(table["test"]))))
