@@ -11,6 +11,7 @@ from hf_custom_decoder import (
     TransformerDecoderForCausalLM,
     TransformerEncoderConfig,
 )
+from hf_custom_decoder.testing.decoder_case import spread_weights
 
 VOCAB_SIZE = 50
 
@@ -77,14 +78,6 @@ def tiny_config(variant: str = "default", **kwargs: Any) -> CustomSeq2SeqConfig:
     return CustomSeq2SeqConfig(
         encoder=TransformerEncoderConfig(**encoder), decoder=TransformerDecoderConfig(**decoder), **kwargs
     )
-
-
-def spread_weights(model: torch.nn.Module) -> None:
-    """Fresh weights are close to zero, where many a mistake hides; draw larger ones."""
-    generator = torch.Generator().manual_seed(1)
-    for parameter in model.parameters():
-        noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64).to(parameter)
-        parameter.data.add_(noise * 0.2)
 
 
 def tiny_seq2seq(variant: str = "default", **kwargs: Any) -> CustomSeq2SeqForConditionalGeneration:

@@ -11,7 +11,7 @@ from .models.modeling_recurrent_decoder import RecurrentDecoderForCausalLM, Recu
 from .models.modeling_recurrent_encoder import RecurrentEncoderModel
 from .models.modeling_transformer_decoder import TransformerDecoderForCausalLM, TransformerDecoderModel
 from .models.modeling_transformer_encoder import TransformerEncoderModel
-from .registration import register
+from .registration import register, register_decoder
 
 __version__ = "0.1.0"
 
@@ -30,6 +30,7 @@ __all__ = [
     "TransformerDecoderModel",
     "TransformerEncoderConfig",
     "TransformerEncoderModel",
+    "register_decoder",
 ]
 
 register()

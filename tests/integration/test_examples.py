@@ -12,7 +12,7 @@ import pytest
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-FILES = sorted(EXAMPLES.glob("*.py"))
+FILES = [file for file in sorted(EXAMPLES.glob("*.py")) if "__main__" in file.read_text()]
 ENGLISH = ["a man", "a woman", "two dogs", "the child", "rides", "sees", "a bike", "the sea", "outside"]
 GERMAN = ["ein Mann", "eine Frau", "zwei Hunde", "das Kind", "fährt", "sieht", "ein Rad", "das Meer", "draußen"]
 
@@ -110,3 +110,13 @@ def test_the_head_says_how_to_start_and_what_to_expect(file: Path) -> None:
     assert f"python examples/{file.name}" in head
     assert "Expected" in head or "prints" in head
     assert {"translate_multi30k", "pretrained_encoder", "generate_and_attention"} <= {one.stem for one in FILES}
+
+
+def test_own_decoder(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(EXAMPLES)
+    run("own_decoder", "--output", "out", "--max_steps", 3, "--hidden_size", 16)
+    printed = capsys.readouterr().out
+    assert printed.count("right   ") == 12
+    assert "of 500 new words are spelled backwards" in printed
+    assert "without this package: transformers_modules." in printed
+    assert len((EXAMPLES / "convolutional_decoder.py").read_text().splitlines()) < 100

@@ -191,7 +191,7 @@ OF_THE_WHOLE: list[tuple[dict[str, Any], type[Exception], str]] = [
     (
         {"decoder": BertConfig()},
         TypeError,
-        r"`decoder` must be one of our decoder configs \(\['custom_recurrent_decoder', 'custom_transformer_decoder'\]\), got BertConfig of model type 'bert'",
+        r"`decoder` must be one of our decoder configs .* or that of a decoder of your own, got BertConfig of transformers",
     ),
     ({"decoder": {"model_type": "bert"}}, TypeError, r"`decoder` must be one of our decoder configs .*got BertConfig"),
     (

@@ -416,7 +416,7 @@ def test_encoders_without_token_ids_cannot_be_tied() -> None:
     config.encoder.vocab_size = SIZES["vocab_size"]
     config.tie_encoder_decoder_embeddings = True
     with pytest.raises(
-        ValueError, match=r"needs an encoder with a token embedding, ViTModel has none\. Set it to False"
+        ValueError, match=r"an encoder with a token embedding \(`get_input_embeddings`\), ViTModel has none\. Set"
     ):
         CustomSeq2SeqForConditionalGeneration(config)
 

@@ -1,6 +1,7 @@
 """Config of our encoder-decoder models."""
 
 import copy
+import os
 from typing import Any, ClassVar
 
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
@@ -18,6 +19,13 @@ from .configuration_transformer_stack import (
     check_names,
     check_probability,
     check_token_id,
+)
+from .user_decoder_custom_seq2seq import (
+    DEFAULT_MAX_LENGTH,
+    build_user_config,
+    check_user_config,
+    is_unresolved,
+    save_user_code,
 )
 
 OWN_ENCODER_CONFIGS: dict[str, type[PreTrainedConfig]] = {
@@ -95,8 +103,8 @@ class CustomSeq2SeqConfig(PreTrainedConfig):
         encoder (`PreTrainedConfig` or `dict`, *optional*): [`TransformerEncoderConfig`] (the default),
             [`RecurrentEncoderConfig`] or any config that `AutoModel` knows; an encoder-decoder config (T5, BART,
             Marian) contributes its encoder only.
-        decoder (`PreTrainedConfig` or `dict`, *optional*): [`TransformerDecoderConfig`] (the default) or
-            [`RecurrentDecoderConfig`].
+        decoder (`PreTrainedConfig` or `dict`, *optional*): [`TransformerDecoderConfig`] (the default),
+            [`RecurrentDecoderConfig`], or the config of a decoder of your own (`docs/own_decoder.md`).
         decoder_start_token_id (`int`, *optional*): First id of every decoder input; `None` means `bos_token_id`, and
             `pad_token_id` where that is None too.
         tie_word_embeddings (`bool`, defaults to `True`): The vocabulary projection is the decoder's embedding matrix
@@ -179,11 +187,7 @@ class CustomSeq2SeqConfig(PreTrainedConfig):
         self.encoder = self._build_part("encoder", self.encoder, TransformerEncoderConfig, OWN_ENCODER_CONFIGS)
         self.decoder = self._build_part("decoder", self.decoder, TransformerDecoderConfig, OWN_DECODER_CONFIGS)
         if self.decoder.model_type not in OWN_DECODER_CONFIGS:
-            raise TypeError(
-                f"{owner}: `decoder` must be one of our decoder configs ({sorted(OWN_DECODER_CONFIGS)}), got "
-                f"{type(self.decoder).__name__} of model type {self.decoder.model_type!r}. Build the decoder from "
-                "one of these."
-            )
+            check_user_config(owner, self.decoder)
         self.decoder.add_cross_attention = True
         generic = (*GENERIC_NAMES, *self.attribute_map, *SIDE_NAMES)
         for name in [name for name in kwargs if name in generic]:
@@ -213,6 +217,10 @@ class CustomSeq2SeqConfig(PreTrainedConfig):
         model_type = fields.pop("model_type", default.model_type)
         if model_type in own:
             return own[model_type](**fields)
+        if name == "decoder":
+            config = build_user_config({"model_type": model_type, **fields})
+            if config is not None:
+                return config
         if model_type not in CONFIG_MAPPING:
             raise ValueError(
                 f"{owner}: `{name}['model_type']` must be one of ours ({sorted(own)}) or one that AutoConfig knows, "
@@ -260,10 +268,12 @@ class CustomSeq2SeqConfig(PreTrainedConfig):
                 f"{owner}: `eos_token_id` must be set (generation would never stop), got None. Set it to the "
                 "tokenizer's id."
             )
-        if self.tie_word_embeddings and embedding_width(self.decoder) != self.decoder.output_size:
+        if is_unresolved(self.decoder):
+            return  # widths may be properties of the class that is not there yet; checked again with the model
+        if self.tie_word_embeddings and embedding_width(self.decoder) != output_width(self.decoder):
             raise ValueError(
                 f"{owner}: `tie_word_embeddings=True` needs a decoder whose output is as wide as its embeddings, got "
-                f"{self.decoder.output_size} and {embedding_width(self.decoder)}. Set `readout_sizes` or "
+                f"{output_width(self.decoder)} and {embedding_width(self.decoder)}. Set `readout_sizes` or "
                 "`embedding_size` so that they agree, or set it to False."
             )
         if self.tie_encoder_decoder_embeddings:
@@ -279,7 +289,7 @@ class CustomSeq2SeqConfig(PreTrainedConfig):
     def to_dict(self) -> dict[str, Any]:
         """As in transformers, with the generic names of the decoder beside the parts."""
         output: dict[str, Any] = super().to_dict()
-        output.update({name: copy.deepcopy(getattr(self, name)) for name in GENERIC_NAMES})
+        output.update({name: copy.deepcopy(getattr(self, name, None)) for name in GENERIC_NAMES})
         return output
 
     def to_diff_dict(self) -> dict[str, Any]:
@@ -287,7 +297,15 @@ class CustomSeq2SeqConfig(PreTrainedConfig):
         output: dict[str, Any] = super().to_diff_dict()
         for name in GENERIC_NAMES:
             output.pop(name, None)
+        if self.decoder.model_type not in OWN_DECODER_CONFIGS:  # readable without its class and defaults
+            output["decoder"] = self.decoder.to_dict()
         return output
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
+        """As in transformers; the code of a decoder of your own is copied beside the config."""
+        if self.decoder.model_type not in OWN_DECODER_CONFIGS:
+            save_user_code(self.decoder, save_directory)
+        super().save_pretrained(save_directory, *args, **kwargs)
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
@@ -330,6 +348,17 @@ def embedding_width(config: PreTrainedConfig) -> int:
     """Width of the token embeddings."""
     width: int = getattr(config, "input_size", None) or encoder_width(config)
     return width
+
+
+def output_width(config: PreTrainedConfig) -> int:
+    """Width of the states that a decoder gives to the vocabulary projection."""
+    width: int = getattr(config, "output_size", None) or encoder_width(config)
+    return width
+
+
+def length_rule(config: PreTrainedConfig) -> int:
+    """Most tokens that are generated unless the caller says otherwise."""
+    return getattr(config, "max_position_embeddings", None) or DEFAULT_MAX_LENGTH
 
 
 def encoder_width(config: PreTrainedConfig) -> int:

@@ -75,11 +75,11 @@ def check_encoder(encoder: PreTrainedModel) -> None:
         )
 
 
-def encoder_arguments(encoder: nn.Module) -> tuple[set[str], bool]:
-    """Names that an encoder's forward takes, and whether it takes any: `**kwargs` that no type says the names of."""
+def forward_arguments(module: nn.Module) -> tuple[set[str], bool]:
+    """Names that a module's forward takes, and whether it takes any: `**kwargs` that no type says the names of."""
     names: set[str] = set()
     takes_any = False
-    for name, one in inspect.signature(encoder.forward).parameters.items():
+    for name, one in inspect.signature(module.forward).parameters.items():
         if one.kind is not inspect.Parameter.VAR_KEYWORD:
             names.add(name)
             continue

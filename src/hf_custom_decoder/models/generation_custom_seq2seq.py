@@ -14,6 +14,7 @@ from transformers.utils import logging
 from .cache_custom_seq2seq import CustomSeq2SeqCache, build_cross_attention_cache
 from .cache_recurrent_layer import with_recurrent_layers
 from .inputs_custom_seq2seq import position_ids_from_mask
+from .user_decoder_custom_seq2seq import is_user_decoder, with_user_layers
 
 logger = logging.get_logger(__name__)
 
@@ -27,6 +28,8 @@ class SharedSourceGenerationMixin:
     """
 
     generation_config: GenerationConfig
+    _shares_sources = True
+    """Whether the decoder reads `source_index` of the cache; False expands the source as transformers does."""
 
     def adjust_generation_fn(self, generation_config: GenerationConfig | None, *args: Any, **kwargs: Any) -> None:
         """As in transformers; what a checkpoint's generation config leaves open is as in a fresh model."""
@@ -50,6 +53,10 @@ class SharedSourceGenerationMixin:
         **model_kwargs: Any,
     ) -> tuple[torch.LongTensor | None, dict[str, Any]]:
         """Repeat what belongs to the decoder; leave the source as it is and note the repeats."""
+        if not self._shares_sources:
+            return super()._expand_inputs_for_generation(  # type: ignore[misc]
+                expand_size, is_encoder_decoder, input_ids, **model_kwargs
+            )
         source = {name: value for name, value in model_kwargs.items() if self._is_source(name)}
         cache = model_kwargs.get("past_key_values")
         is_shared = isinstance(cache, CustomSeq2SeqCache) and cache.source_index is not None
@@ -104,6 +111,8 @@ class SharedSourceGenerationMixin:
         is_given = model_kwargs.get("past_key_values") is not None
         is_encoder_decoder = self.config.is_encoder_decoder  # type: ignore[attr-defined]
         _check_cache_implementation(generation_config, self.device, is_encoder_decoder)  # type: ignore[attr-defined]
+        decoder = self.get_decoder()  # type: ignore[attr-defined]
+        _check_static_user_decoder(generation_config, decoder)
         if is_encoder_decoder and generation_config.prefill_chunk_size is not None:
             logger.warning_once(
                 "`prefill_chunk_size` is for long prompts of decoders; the decoder prefix of an encoder-decoder model "
@@ -118,7 +127,8 @@ class SharedSourceGenerationMixin:
         decoder_config = self.config.get_text_config(decoder=True)  # type: ignore[attr-defined]
         if not is_given and cache is not None:
             own = cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache
-            cache = model_kwargs["past_key_values"] = with_recurrent_layers(own, decoder_config)
+            cache = with_user_layers(with_recurrent_layers(own, decoder_config), decoder)
+            model_kwargs["past_key_values"] = cache
         outputs = model_kwargs.get("encoder_outputs")
         source = model_kwargs.get("encoder_hidden_states") if outputs is None else outputs[0]  # (B, S, E)
         if source is None:
@@ -194,6 +204,17 @@ def _check_cache_implementation(
         raise ValueError(
             "`cache_implementation='quantized'` is for decoders alone (transformers has no quantized encoder-decoder "
             "cache), got an encoder-decoder model. Use 'dynamic', 'static' or 'offloaded'."
+        )
+
+
+def _check_static_user_decoder(generation_config: GenerationConfig, decoder: Any) -> None:
+    """A static cache has other shapes than a dynamic one: only decoders that say so can read it."""
+    is_static = "static" in (generation_config.cache_implementation or "")
+    if is_static and is_user_decoder(decoder.config) and not decoder._can_compile_fullgraph:
+        raise ValueError(
+            f"`cache_implementation={generation_config.cache_implementation!r}` needs a decoder whose class says that "
+            f"it can read static caches, {type(decoder).__name__} does not. Use 'dynamic', or set "
+            "`_can_compile_fullgraph = True` in the class if it can."
         )
 
 

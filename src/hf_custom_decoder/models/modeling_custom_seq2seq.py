@@ -1,10 +1,11 @@
 """
-Encoder-decoder models: any encoder, one of our decoders.
+Encoder-decoder models: any encoder, one of our decoders or one of your own.
 
 Legend: B source rows, R decoder rows (B, or B times the beams in generation), S source length, T target length, E
 width, V vocabulary of the decoder.
 """
 
+import os
 from typing import Any
 
 import torch
@@ -18,16 +19,24 @@ from .auto_map_custom_seq2seq import FullAutoMapMixin
 from .bridge_custom_seq2seq import StateBridge, resolve_bridge_type
 from .causal_head_custom_seq2seq import select_positions
 from .checkpoint_custom_seq2seq import CheckedLoadingMixin
-from .configuration_custom_seq2seq import CustomSeq2SeqConfig, encoder_width
+from .configuration_custom_seq2seq import CustomSeq2SeqConfig, encoder_width, length_rule, output_width
 from .configuration_recurrent_decoder import RecurrentDecoderConfig
 from .configuration_transformer_decoder import TransformerDecoderConfig
 from .embeddings_custom_seq2seq import ResizeBySideMixin
-from .encoder_custom_seq2seq import build_encoder, check_encoder, encoder_arguments, encoder_half, without_pooler
+from .encoder_custom_seq2seq import build_encoder, check_encoder, encoder_half, forward_arguments, without_pooler
 from .generation_custom_seq2seq import SharedSourceGenerationMixin
 from .inputs_custom_seq2seq import check_id_range
 from .loss_custom_seq2seq import IGNORE_INDEX, check_labels, sequence_loss
 from .modeling_recurrent_decoder import RecurrentDecoderModel
 from .modeling_transformer_decoder import TransformerDecoderModel
+from .user_decoder_custom_seq2seq import (
+    build_user_cache,
+    is_unresolved,
+    load_user_class,
+    user_class,
+    user_decoder_class,
+    with_resolved_decoder,
+)
 
 DECODER_CLASSES: dict[str, type[PreTrainedModel]] = {
     TransformerDecoderConfig.model_type: TransformerDecoderModel,
@@ -44,6 +53,11 @@ HUB_ARGUMENTS = (
     "force_download",
     "subfolder",
 )
+
+
+def decoder_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
+    """The model class of a decoder config: ours, or that of a user."""
+    return DECODER_CLASSES.get(config.model_type) or user_decoder_class(config)
 
 
 def shift_tokens_right(labels: torch.Tensor, pad_token_id: int, decoder_start_token_id: int) -> torch.Tensor:
@@ -88,8 +102,35 @@ class CustomSeq2SeqPreTrainedModel(CheckedLoadingMixin, FullAutoMapMixin, PreTra
     }
 
     def __init__(self, config: CustomSeq2SeqConfig, *args: Any, **kwargs: Any) -> None:
+        decoder_class(config.decoder)  # refuses a decoder without a class before anything is built
         config.check()
         super().__init__(config, *args, **kwargs)
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike[str] | None, *args: Any, **kwargs: Any
+    ) -> Any:
+        """
+        As in transformers, except that weights which a checkpoint lacks are an error (a new head is not), and that
+        the code of a decoder that travels with the checkpoint is run, with `trust_remote_code=True` only.
+
+        Raises:
+            ValueError: The checkpoint is truncated, is no safetensors file, belongs to another model, or carries code
+                for its decoder and `trust_remote_code` is not set.
+        """
+        loaded: type[PreTrainedModel] | None = None
+        path, hub = str(pretrained_model_name_or_path), {one: kwargs[one] for one in HUB_ARGUMENTS if one in kwargs}
+        if pretrained_model_name_or_path is not None and hub.get("trust_remote_code"):
+            config: Any = kwargs.get("config")
+            is_given = isinstance(config, PreTrainedConfig)
+            if not is_given:
+                config = cls.config_class.from_pretrained(path if config is None else config, **hub)
+            if is_unresolved(config.decoder):
+                loaded = load_user_class(config.decoder.to_dict(), path, hub)
+                if is_given:
+                    kwargs["config"] = with_resolved_decoder(config, loaded)
+        with user_class(loaded):
+            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
     def set_attn_implementation(self, attn_implementation: str | dict[str, str], *args: Any, **kwargs: Any) -> None:
         """As in transformers; raises `ValueError`, and changes nothing, for a kernel that cannot compute a part."""
@@ -122,7 +163,12 @@ class CustomSeq2SeqModel(ResizeBySideMixin, CustomSeq2SeqPreTrainedModel):  # ty
     def __init__(self, config: CustomSeq2SeqConfig, encoder: PreTrainedModel | None = None) -> None:
         super().__init__(config)
         self.encoder = build_encoder(config.encoder) if encoder is None else encoder
-        self.decoder = DECODER_CLASSES[config.decoder.model_type](config.decoder)
+        self.decoder = decoder_class(config.decoder)(config.decoder)
+        self._decoder_names: set[str] | None = None  # what a user's decoder takes; ours take everything
+        if config.decoder.model_type not in DECODER_CLASSES:
+            names, takes_any = forward_arguments(self.decoder)
+            self._decoder_names = None if takes_any else names
+        self._can_compile_fullgraph = bool(self.decoder._can_compile_fullgraph)
         source_width, target_width = encoder_width(config.encoder), config.decoder.hidden_size
         self.bridge = nn.Linear(source_width, target_width) if source_width != target_width else None
         self.state_bridge = None
@@ -130,10 +176,10 @@ class CustomSeq2SeqModel(ResizeBySideMixin, CustomSeq2SeqPreTrainedModel):  # ty
             bridge_type = resolve_bridge_type(config.encoder, config.decoder)
             if bridge_type != "zeros":
                 self.state_bridge = StateBridge(config.encoder, config.decoder, bridge_type)
-        self._encoder_names, self._encoder_takes_any = encoder_arguments(self.encoder)
+        self._encoder_names, self._encoder_takes_any = forward_arguments(self.encoder)
         self.main_input_name = self.encoder.main_input_name
         if config.tie_encoder_decoder_embeddings:  # a foreign encoder calls its embedding as it likes
-            self._tied_weights_keys = {self.encoder_embedding_name(): "decoder.embed_tokens.weight"}
+            self._tied_weights_keys = {self.embedding_name("encoder"): self.embedding_name("decoder")}
         self.post_init()
 
     def get_encoder(self, modality: str | None = None) -> PreTrainedModel:
@@ -157,18 +203,25 @@ class CustomSeq2SeqModel(ResizeBySideMixin, CustomSeq2SeqPreTrainedModel):  # ty
         if self.config.tie_encoder_decoder_embeddings:
             self.decoder.set_input_embeddings(value)
 
-    def encoder_embedding_name(self) -> str:
-        """Name of the encoder's token embedding matrix below this module."""
+    def embedding_name(self, side: str) -> str:
+        """
+        Name of the token embedding matrix of a side (`"encoder"` or `"decoder"`) below this module.
+
+        Raises:
+            ValueError: That side has none.
+        """
+        part = getattr(self, side)
         try:
-            weight = getattr(self.encoder.get_input_embeddings(), "weight", None)
+            weight = getattr(part.get_input_embeddings(), "weight", None)
         except NotImplementedError:
             weight = None
-        for name, parameter in self.encoder.named_parameters(remove_duplicate=False):
+        for name, parameter in part.named_parameters(remove_duplicate=False):
             if parameter is weight:
-                return f"encoder.{name}"
+                return f"{side}.{name}"
         raise ValueError(
-            "`tie_encoder_decoder_embeddings=True` needs an encoder with a token embedding, "
-            f"{type(self.encoder).__name__} has none. Set it to False."
+            f"Tied embeddings need {'an encoder' if side == 'encoder' else 'a decoder'} with a token embedding "
+            f"(`get_input_embeddings`), {type(part).__name__} has none. Set `tie_encoder_decoder_embeddings=False`"
+            f"{'' if side == 'encoder' else ' and `tie_word_embeddings=False`'}."
         )
 
     def get_expanded_tied_weights_keys(self, all_submodels: bool = False) -> dict[str, str]:
@@ -177,7 +230,7 @@ class CustomSeq2SeqModel(ResizeBySideMixin, CustomSeq2SeqPreTrainedModel):  # ty
             return super().get_expanded_tied_weights_keys(all_submodels=True)
         if not self.config.tie_encoder_decoder_embeddings:
             return {}
-        return {self.encoder_embedding_name(): "decoder.embed_tokens.weight"}
+        return {self.embedding_name("encoder"): self.embedding_name("decoder")}
 
     def _encode(self, arguments: dict[str, Any], flags: dict[str, Any]) -> BaseModelOutput:
         """Run the encoder on those of `arguments` that it takes."""
@@ -213,6 +266,31 @@ class CustomSeq2SeqModel(ResizeBySideMixin, CustomSeq2SeqPreTrainedModel):  # ty
         assert self.state_bridge is not None
         states: torch.Tensor = self.state_bridge(final_states)
         return states
+
+    def _run_user_decoder(self, arguments: dict[str, Any]) -> Any:
+        """Run a user's decoder on those arguments that it takes, with a cache wherever one is wanted."""
+        owner = type(self.decoder).__name__
+        if arguments["use_cache"] is None:
+            arguments["use_cache"] = bool(getattr(self.config.decoder, "use_cache", True)) and not self.training
+        if arguments["use_cache"] and arguments["past_key_values"] is None:
+            arguments["past_key_values"] = build_user_cache(self.decoder)
+        ids = arguments["input_ids"]
+        if ids is not None:
+            check_id_range(owner, "decoder_input_ids", ids, self.config.vocab_size)
+        elif self._decoder_names is not None and "inputs_embeds" not in self._decoder_names:
+            raise TypeError(f"{owner}: `forward` takes no `inputs_embeds`, got `decoder_inputs_embeds`. Pass ids.")
+        if self._decoder_names is not None:
+            arguments = {name: value for name, value in arguments.items() if name in self._decoder_names}
+        outputs = self.decoder(**arguments)
+        states = outputs.get("last_hidden_state") if isinstance(outputs, dict) else None
+        width = output_width(self.config.decoder)
+        if states is None or states.dim() != 3 or states.shape[-1] != width:
+            raise ValueError(
+                f"{owner}: `forward` must return a model output whose `last_hidden_state` has the shape (rows, "
+                f"length, {width}), got {type(outputs).__name__ if states is None else tuple(states.shape)}. Return "
+                "`BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=...)`."
+            )
+        return outputs
 
     def _source_mask(self, attention_mask: torch.Tensor | None, states: torch.Tensor) -> torch.Tensor | None:
         """The padding mask of encoder states `(B, S, E)`; for encoders that shorten their input, at the new length."""
@@ -308,26 +386,30 @@ class CustomSeq2SeqModel(ResizeBySideMixin, CustomSeq2SeqPreTrainedModel):  # ty
         initial = {}
         if self.state_bridge is not None and (past_key_values is None or past_key_values.get_seq_length() == 0):
             initial["initial_states"] = self._initial_states(encoder_outputs)
-        outputs = self.decoder(
-            input_ids=decoder_input_ids,
-            attention_mask=decoder_attention_mask,
-            encoder_hidden_states=states if self.bridge is None else self.bridge(states),
-            encoder_attention_mask=self._source_mask(attention_mask, states),
-            past_key_values=past_key_values,
-            inputs_embeds=decoder_inputs_embeds,
-            position_ids=decoder_position_ids,
-            use_cache=use_cache,
-            output_attentions=output_attentions,
-            output_hidden_states=output_hidden_states,
-            return_dict=True,
+        arguments = {
+            "input_ids": decoder_input_ids,
+            "attention_mask": decoder_attention_mask,
+            "encoder_hidden_states": states if self.bridge is None else self.bridge(states),
+            "encoder_attention_mask": self._source_mask(attention_mask, states),
+            "past_key_values": past_key_values,
+            "inputs_embeds": decoder_inputs_embeds,
+            "position_ids": decoder_position_ids,
+            "use_cache": use_cache,
+            "output_attentions": output_attentions,
+            "output_hidden_states": output_hidden_states,
+            "return_dict": True,
             **initial,
-        )
+        }
+        if self.config.decoder.model_type in DECODER_CLASSES:
+            outputs = self.decoder(**arguments)
+        else:
+            outputs = self._run_user_decoder(arguments)
         output = Seq2SeqModelOutput(
             last_hidden_state=outputs.last_hidden_state,
             past_key_values=outputs.past_key_values,
-            decoder_hidden_states=outputs.hidden_states,
-            decoder_attentions=outputs.attentions,
-            cross_attentions=outputs.cross_attentions,
+            decoder_hidden_states=outputs.get("hidden_states"),
+            decoder_attentions=outputs.get("attentions"),
+            cross_attentions=outputs.get("cross_attentions"),
             encoder_last_hidden_state=states,
             encoder_hidden_states=encoder_outputs.get("hidden_states"),
             encoder_attentions=encoder_outputs.get("attentions"),
@@ -360,16 +442,21 @@ class CustomSeq2SeqForConditionalGeneration(  # type: ignore[misc]  # the hooks 
         super().__init__(config)
         self.model = CustomSeq2SeqModel(config, encoder)
         decoder = config.decoder
-        self.lm_head = nn.Linear(decoder.output_size, decoder.vocab_size, bias=decoder.lm_head_bias)
+        bias = bool(getattr(decoder, "lm_head_bias", False))
+        self.lm_head = nn.Linear(output_width(decoder), decoder.vocab_size, bias=bias)
         self._is_stateful = bool(self.model.decoder._is_stateful)
+        self._can_compile_fullgraph = self.model._can_compile_fullgraph
+        is_ours = decoder.model_type in DECODER_CLASSES
+        self._shares_sources = is_ours or bool(getattr(self.model.decoder, "supports_shared_sources", False))
         self.main_input_name = self.model.main_input_name
-        if config.tie_encoder_decoder_embeddings:
-            name = f"model.{self.model.encoder_embedding_name()}"
-            self._tied_weights_keys = dict.fromkeys(("lm_head.weight", name), "model.decoder.embed_tokens.weight")
+        tied = ["lm_head.weight"] if config.tie_word_embeddings else []
+        tied += [f"model.{self.model.embedding_name('encoder')}"] if config.tie_encoder_decoder_embeddings else []
+        if tied:
+            self._tied_weights_keys = dict.fromkeys(tied, f"model.{self.model.embedding_name('decoder')}")
         self.post_init()
         self.generation_config.decoder_start_token_id = config.start_token_id
         if self.generation_config.max_length is None or self.generation_config.max_length == 20:
-            self.generation_config.max_length = config.max_position_embeddings
+            self.generation_config.max_length = length_rule(config.decoder)
 
     @classmethod
     def from_encoder_pretrained(
@@ -439,7 +526,7 @@ class CustomSeq2SeqForConditionalGeneration(  # type: ignore[misc]  # the hooks 
             return super().get_expanded_tied_weights_keys(all_submodels=True)
         if not self.config.tie_word_embeddings:
             return {}
-        return {"lm_head.weight": "model.decoder.embed_tokens.weight"}
+        return {"lm_head.weight": f"model.{self.model.embedding_name('decoder')}"}
 
     def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
         """

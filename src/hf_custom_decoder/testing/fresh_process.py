@@ -1,0 +1,91 @@
+"""Whether a checkpoint loads where neither this package nor the decoder's module can be imported."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .decoder_case import DecoderCase
+
+# `-I` ignores PYTHONPATH and the working directory; hiding covers packages that are installed.
+_PROGRAM = """
+import importlib.util, json, sys
+
+task = json.load(sys.stdin)
+
+class Blind:
+    def __init__(self, finder):
+        self._finder = finder
+    def __getattr__(self, name):
+        return getattr(self._finder, name)
+    def find_spec(self, name, path=None, target=None):
+        return None if name.partition(".")[0] in task["hidden"] else self._finder.find_spec(name, path, target)
+
+sys.meta_path[:] = [Blind(finder) for finder in sys.meta_path]
+
+import torch
+from transformers import AutoModelForSeq2SeqLM
+
+model = AutoModelForSeq2SeqLM.from_pretrained(task["folder"], trust_remote_code=True, dtype=torch.float64)
+inputs = {name: torch.tensor(ids) for name, ids in task["inputs"].items()}
+with torch.no_grad():
+    logits = model(**inputs, decoder_input_ids=torch.tensor(task["target"])).logits
+    beams = model.generate(**inputs, num_beams=3, max_length=10)
+torch.save({"logits": logits, "beams": beams}, task["answer"])
+print(json.dumps([name for name in task["hidden"] if importlib.util.find_spec(name) or name in sys.modules]))
+"""
+
+
+@torch.no_grad()
+def loads_in_a_fresh_process(case: DecoderCase, *, timeout: float = 300.0) -> None:
+    """A saved model loads from its own code in a new process, and computes the same there.
+
+    Args:
+        case ([`DecoderCase`]): What to save and load.
+        timeout (`float`, *optional*, defaults to 300.0): Seconds after which the process is stopped.
+
+    Raises:
+        AssertionError: It does not load, or gives other logits or beams; the message ends with the process's errors.
+    """
+    model: Any = case.model
+    hidden = ["hf_custom_decoder", type(model.get_decoder()).__module__.partition(".")[0]]
+    with tempfile.TemporaryDirectory() as scratch:
+        folder, answer = Path(scratch) / "model", Path(scratch) / "answer.pt"
+        case.build().save_pretrained(folder)
+        task = {
+            "folder": str(folder),
+            "answer": str(answer),
+            "hidden": hidden,
+            "inputs": {name: value.tolist() for name, value in case.source.items()},
+            "target": case.target.tolist(),
+        }
+        process = subprocess.run(
+            [sys.executable, "-I", "-c", _PROGRAM],
+            input=json.dumps(task),
+            env={**os.environ, "HF_MODULES_CACHE": str(Path(scratch) / "modules"), "HF_HUB_OFFLINE": "1"},
+            cwd=scratch,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+        if process.returncode != 0:
+            last_lines = "\n".join(process.stderr.strip().splitlines()[-8:])
+            raise AssertionError(
+                "The saved model does not load in a new process from the code beside it. The decoder's file must "
+                f"import only installed packages and files beside it (`from .name import ...`).\n{last_lines}"
+            )
+        found = torch.load(answer, weights_only=True)
+        still_there = json.loads(process.stdout.strip().splitlines()[-1])
+    if still_there:
+        raise AssertionError(f"These modules could still be imported in the new process: {still_there}.")
+    expected = model(**case.source, decoder_input_ids=case.target).logits
+    if not torch.allclose(found["logits"], expected, rtol=0.0, atol=1e-10):
+        raise AssertionError("The saved model gives other logits in a new process.")
+    if not torch.equal(found["beams"], model.generate(**case.source, num_beams=3, max_length=10)):
+        raise AssertionError("The saved model gives other beams in a new process.")
