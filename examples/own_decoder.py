@@ -5,9 +5,9 @@
 The decoder is `convolutional_decoder.py` beside this file. The task is made up: words of random letters, to be spelled
 backwards.
 
-Expected with seed 1, seen on one CPU core after 54 seconds of training: twelve lines that begin with "right", the suite that the decoder
-passes; then `4 beams: 500 of 500 new words are spelled backwards without a mistake`; then, from a process that has
-neither this package nor the decoder's module, `n o i t n e t t a`.
+Expected with seed 1, seen on one CPU core after 54 seconds of training: twelve lines that begin with "right", the
+suite that the decoder passes; then `4 beams: 500 of 500 new words are spelled backwards without a mistake`; then, from
+a process that has neither this package nor the decoder's module, `n o i t n e t t a`.
 """
 
 import argparse
