@@ -45,7 +45,10 @@ class RecurrentDecoderLayer(nn.Module):
     def forward(
         self, hidden_states: torch.Tensor, state: State, rows: TimeMajorRows | None
     ) -> tuple[torch.Tensor, State]:
-        """`(R, T, I)`, or packed `(N, I)` with `rows`, to the same of width H, and the state after the last token."""
+        """
+        `(R, T, I)`, packed `(N, I)` with `rows`, or `(R, I)` for one token, to the same of width H, and the state
+        after the last token. One token too goes through `forward`: sharding and offloading prepare the weights there.
+        """
         if rows is None:
             outputs, last = self.cell(hidden_states, state)
         elif rows.num_rows == 0:
@@ -54,11 +57,6 @@ class RecurrentDecoderLayer(nn.Module):
             outputs, sorted_state = self.cell(hidden_states, rows.sort_state(state), rows.batch_sizes)
             last = rows.unsort_state(sorted_state, state)
         return self._finish(outputs, hidden_states), last
-
-    def step(self, hidden_states: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
-        """One token: `(R, I)` to `(R, H)` and the new state."""
-        state = self.cell.step(hidden_states, state)
-        return self._finish(state[0], hidden_states), state
 
 
 class RecurrentDecoderPreTrainedModel(RecurrentPreTrainedModel):
@@ -310,10 +308,7 @@ class RecurrentDecoderModel(RecurrentDecoderPreTrainedModel):
         hidden_states = hidden_states[:, 0] if is_step else hidden_states if rows is None else rows.pack(hidden_states)
         layer: Any
         for layer, state in zip(self.layers, states, strict=True):
-            if is_step:
-                hidden_states, state = layer.step(hidden_states, state)
-            else:
-                hidden_states, state = layer(hidden_states, state, rows)
+            hidden_states, state = layer(hidden_states, state, rows)
             last.append(state)
             padded = (
                 hidden_states[:, None] if is_step else hidden_states if rows is None else rows.unpack(hidden_states)
@@ -341,7 +336,7 @@ class RecurrentDecoderModel(RecurrentDecoderPreTrainedModel):
             keep = None if mask is None else mask[:, step, None].to(torch.bool)
             hidden_states = torch.cat([embeddings[:, step], fed], dim=-1)
             for layer_idx, layer in enumerate(self.layers):
-                hidden_states, new = layer.step(hidden_states, states[layer_idx])
+                hidden_states, new = layer(hidden_states, states[layer_idx], None)
                 if keep is not None:
                     new = tuple(torch.where(keep, one, old) for one, old in zip(new, states[layer_idx], strict=True))
                 states[layer_idx] = new
