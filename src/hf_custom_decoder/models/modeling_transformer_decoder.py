@@ -234,7 +234,8 @@ class TransformerDecoderModel(TransformerDecoderPreTrainedModel):
             num_keys=source_length,
         )
         if isinstance(cache, EncoderDecoderCache):
-            check_source_cache(type(self).__name__, cache, num_sources, source_length)
+            heads = (self.config.key_value_heads, self.config.attention_head_dim)
+            check_source_cache(type(self).__name__, cache, num_sources, source_length, heads)
         if isinstance(cache, CustomSeq2SeqCache):
             cache.check_rows(num_rows, num_sources)
         elif num_rows != num_sources:
