@@ -213,6 +213,28 @@ def test_hooks_on_the_layers_are_seen() -> None:
         torch.testing.assert_close(model(**batch).logits, expected, **TIGHT)
 
 
+@pytest.mark.parametrize("is_adapted", [False, True])
+@over_pairs
+def test_bfloat16_autocast(encoder: str, decoder: str, is_adapted: bool) -> None:
+    """First states, contexts and gates come in bfloat16 (8 bits); what cells carry on stays in float32."""
+    model, batch = build_pair(encoder, decoder, tie_word_embeddings=False).float(), tiny_batch()
+    exact = model(**batch).loss.item()
+    if is_adapted:
+        model = adapted(model)
+    target_mask = {"decoder_attention_mask": (batch["labels"] != -100).long()}
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        for extra in ({}, target_mask):
+            output = model.train()(**batch, **extra)
+            assert output.loss.item() == pytest.approx(exact, rel=0.03)
+            output.loss.backward()
+        model.eval()
+        ids = model.generate(**source_of(batch), **BEAMS)
+        output = model(**source_of(batch), decoder_input_ids=ids[::2], use_cache=True)
+    if any("decoder" in name and isinstance(module, RecurrentCell) for name, module in model.named_modules()):
+        layers = output.past_key_values.self_attention_cache.layers
+        assert {one.dtype for layer in layers for one in layer.states[:1]} == {torch.float32}
+
+
 @pytest.fixture
 def one_process() -> Iterator[None]:
     distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)

@@ -184,8 +184,14 @@ class RecurrentCell(nn.Module):
             batch_sizes (`torch.LongTensor` of shape `(T,)`, *optional*): On CPU; of the packed form.
 
         Returns:
-            Outputs `(B, T, H)`, `(N, H)` or `(B, H)`, and the state after each row's last token.
+            Outputs `(B, T, H)`, `(N, H)` or `(B, H)`, and the state after each row's last token, of the dtype of
+            `state` (under autocast kernels return another).
         """
+        dtype = state[0].dtype
+        outputs, last = self._run(inputs.to(dtype), state, batch_sizes)
+        return outputs, tuple(one.to(dtype) for one in last)
+
+    def _run(self, inputs: torch.Tensor, state: State, batch_sizes: torch.Tensor | None) -> tuple[torch.Tensor, State]:
         if inputs.dim() == 2 and batch_sizes is None:
             state = self.step(inputs, state)
             return state[0], state
