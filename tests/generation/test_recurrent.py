@@ -13,6 +13,7 @@ from hf_custom_decoder import (
     TransformerDecoderConfig,
     TransformerDecoderForCausalLM,
 )
+from hf_custom_decoder.models.cache_custom_seq2seq import build_cache
 from tests.combinations import RECURRENT_SIZES, build_pair
 from tests.factories import SIZES, spread_weights
 from tests.generation.helpers import (
@@ -165,6 +166,64 @@ def test_generation_goes_on_from_a_returned_cache(encoder):
         **options,
     )
     assert torch.equal(found.sequences, expected)
+
+
+CHANGES = {
+    "beams_within_sources": ("reorder_cache", [1, 1, 3, 2, 4, 4]),
+    "beams_across_sources": ("reorder_cache", [4, 0, 2, 5, 5, 1]),
+    "rows_removed": ("batch_select_indices", [0, 3, 4]),
+    "rows_removed_by_mask": ("batch_select_indices", [False, True, True, False, False, True]),
+    "rows_repeated": ("batch_repeat_interleave", 2),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@over_pairs
+@torch.no_grad()
+def test_rows_go_on_exactly_as_alone_after_a_change_of_rows(encoder, change):
+    """Six rows over three shared sources, three tokens cached (one row padded); the change, and two pieces more."""
+    model, inputs = _model(encoder), batch()
+    ids = torch.randint(3, 50, (6, 3), generator=torch.Generator().manual_seed(4))
+    mask = torch.ones_like(ids)
+    mask[3, 0] = 0
+    outputs, cache = model.get_encoder()(**inputs), build_cache(model.config.decoder, True)
+    cache.share_source(2, 3, torch.device("cpu"))
+    source = {"encoder_outputs": outputs, "attention_mask": inputs["attention_mask"], "past_key_values": cache}
+    model(**source, decoder_input_ids=ids, decoder_attention_mask=mask, use_cache=True)
+    method, argument = CHANGES[change]
+    kept = torch.arange(6)
+    if method == "batch_repeat_interleave":
+        cache.batch_repeat_interleave(argument)
+        kept = kept.repeat_interleave(argument)
+    else:
+        getattr(cache, method)(torch.tensor(argument))
+        kept = kept[torch.tensor(argument)]
+    follow = torch.randint(3, 50, (12, 4), generator=torch.Generator().manual_seed(5))[: len(kept)]
+    whole_ids, whole_mask = torch.cat([ids[kept], follow], 1), torch.cat([mask[kept], torch.ones_like(follow)], 1)
+    expected = model(
+        **{name: value[kept // 2] for name, value in inputs.items()},
+        decoder_input_ids=whole_ids,
+        decoder_attention_mask=whole_mask,
+        use_cache=False,
+    ).logits[:, 3:]
+    found = [
+        model(**source, decoder_input_ids=follow[:, start:end], decoder_attention_mask=whole_mask[:, : 3 + end]).logits
+        for start, end in ((0, 1), (1, 4))
+    ]
+    torch.testing.assert_close(torch.cat(found, dim=1), expected, atol=1e-10, rtol=1e-10)
+
+
+@over_pairs
+def test_a_cache_cannot_be_cropped_and_serves_again_after_reset(encoder):
+    model, inputs = _model(encoder), batch()
+    expected = model.generate(**inputs, max_new_tokens=6, num_beams=2)
+    cache = build_cache(model.config.decoder, True)
+    for _ in range(2):
+        assert torch.equal(model.generate(**inputs, max_new_tokens=6, num_beams=2, past_key_values=cache), expected)
+        with pytest.raises(ValueError, match=r"`crop\(-1\)` cannot take tokens out of a recurrent state\. Assisted"):
+            cache.self_attention_cache.layers[-1].crop(-1)
+        cache.reset()
+        assert cache.get_seq_length() == 0
 
 
 PROMPTS = torch.tensor([[0, 0, 0, 6, 7], [7, 8, 10, 13, 12], [0, 20, 21, 22, 23]])
