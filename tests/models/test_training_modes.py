@@ -9,6 +9,7 @@ from transformers.cache_utils import Cache
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from hf_custom_decoder import CustomSeq2SeqForConditionalGeneration, TransformerDecoderForCausalLM
+from hf_custom_decoder.models.cache_custom_seq2seq import build_cache
 from tests.models.model_cases import (
     ALL_CASES,
     COVERING_CASES,
@@ -110,8 +111,7 @@ def test_gradient_checkpointing_refuses_cached_tokens(kind: str, variant: str) -
     torch.testing.assert_close(found, whole[:, 2:], **CLOSE)
     found = model.eval()(**inputs, **{name: ids[:, 2:]}, past_key_values=filled()).logits
     torch.testing.assert_close(found, whole[:, 2:], **CLOSE)
-    cache = filled()
-    cache.reset()
+    cache = build_cache(model.config.get_text_config(decoder=True), kind == "seq2seq_lm")
     found = model.train()(**inputs, **{name: ids}, past_key_values=cache).logits
     torch.testing.assert_close(found, whole, **CLOSE)
 
