@@ -1,11 +1,18 @@
 """Assisted and prompt-lookup decoding: the same tokens as greedy search, in fewer runs of the model."""
 
 import copy
+import itertools
 
 import pytest
 import torch
 
-from hf_custom_decoder import CustomSeq2SeqConfig, CustomSeq2SeqForConditionalGeneration
+from hf_custom_decoder import (
+    CustomSeq2SeqConfig,
+    CustomSeq2SeqForConditionalGeneration,
+    RecurrentDecoderForCausalLM,
+    TransformerDecoderForCausalLM,
+)
+from tests.combinations import DECODERS, build_pair
 from tests.factories import ALL_VARIANTS
 from tests.generation.helpers import (
     COVERING,
@@ -133,6 +140,52 @@ def test_what_assisted_decoding_cannot_do_is_refused():
         model.generate(
             **rows(batch(), 0), max_new_tokens=4, assistant_model=seq2seq(num_layers=1), cache_implementation="static"
         )
+
+
+STATEFUL = [("lstm_2", "lstm_dot"), ("gru_2", "gru_none"), ("transformer", "ssru"), ("gru_1", "hybrid_mingru_last")]
+
+
+def _stateful(kind):
+    """A model whose past cannot be shortened, with inputs for it."""
+    if isinstance(kind, tuple):
+        return build_pair(*kind), rows(batch(), 0)
+    if kind == "recurrent":
+        return RecurrentDecoderForCausalLM(DECODERS["gru_dot"]()).eval(), {"input_ids": batch()["input_ids"][:1]}
+    model = TransformerDecoderForCausalLM(DECODERS[kind]()).eval()
+    return model, {"input_ids": batch()["input_ids"][:1]}
+
+
+@pytest.mark.parametrize("kind", [*STATEFUL, "recurrent", "ssru", "hybrid_ssru_first"], ids=str)
+@pytest.mark.parametrize("how", ["assistant_model", "prompt_lookup_num_tokens", "assistant_early_exit"])
+def test_a_stateful_model_is_refused_before_any_work(kind, how):
+    model, inputs = _stateful(kind)
+    calls = _count_forwards(model)
+    value = {"assistant_model": seq2seq() if isinstance(kind, tuple) else causal()}.get(how, 2)
+    with pytest.raises(ValueError, match="assisted generation is not supported with stateful models, such as"):
+        model.generate(**inputs, max_new_tokens=4, **{how: value})
+    assert calls == []
+
+
+@pytest.mark.parametrize("kind", [*STATEFUL, "recurrent", "ssru", "hybrid_ssru_first"], ids=str)
+def test_a_stateful_assistant_is_refused_before_any_work(kind):
+    """A rejected draft would have to leave its state, which transformers does not ask about."""
+    assistant, inputs = _stateful(kind)
+    model = copy.deepcopy(seq2seq() if isinstance(kind, tuple) else causal())
+    calls = _count_forwards(model, assistant)
+    words = (
+        r"`assistant_model` must be able to take rejected tokens .*got \w+ with recurrent layers\. Use an assistant"
+    )
+    with pytest.raises(ValueError, match=words):
+        model.generate(**inputs, max_new_tokens=4, assistant_model=assistant)
+    assert calls == []
+
+
+def _count_forwards(*models):
+    """A list that grows with every forward of the models or of parts of them."""
+    calls = []
+    for module in itertools.chain.from_iterable(model.modules() for model in models):
+        module.register_forward_pre_hook(lambda *_: calls.append(1))
+    return calls
 
 
 @pytest.mark.parametrize("variant", ALL_VARIANTS)

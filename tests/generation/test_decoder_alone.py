@@ -1,5 +1,7 @@
 """Generation by the decoder alone: padded prompts, beams and caches, with and without a source."""
 
+import copy
+
 import pytest
 import torch
 from transformers.cache_utils import DynamicCache, StaticCache
@@ -150,6 +152,16 @@ def test_the_position_table_bounds_learned_positions_only(variant):
 def test_a_missing_source_is_refused():
     with pytest.raises(ValueError, match="a decoder with `add_cross_attention=True` needs `encoder_hidden_states`"):
         causal(add_cross_attention=True).generate(PROMPTS, attention_mask=MASK, max_new_tokens=2)
+
+
+def test_flex_attention_with_a_static_cache_is_refused():
+    model = copy.deepcopy(causal())
+    model.set_attn_implementation("flex_attention")
+    words = (
+        r"`cache_implementation='static'` needs `attn_implementation` 'sdpa' or 'eager' .*got 'flex_attention'\. Use"
+    )
+    with pytest.raises(ValueError, match=words):
+        model.generate(PROMPTS, attention_mask=MASK, max_new_tokens=2, cache_implementation="static")
 
 
 def test_an_offloaded_cache_on_cpu_is_refused():

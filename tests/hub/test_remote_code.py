@@ -69,6 +69,8 @@ FOLDERS = {  # by which Auto class each is loaded, and what its `auto_map` says
     "bert": ("AutoModelForSeq2SeqLM", SEQ2SEQ_MAP),
     "t5": ("AutoModelForSeq2SeqLM", SEQ2SEQ_MAP),
     "lstm": ("AutoModelForSeq2SeqLM", SEQ2SEQ_MAP),
+    "gru_everything": ("AutoModelForSeq2SeqLM", SEQ2SEQ_MAP),
+    "ssru": ("AutoModelForSeq2SeqLM", SEQ2SEQ_MAP),
     "hybrid": ("AutoModelForSeq2SeqLM", SEQ2SEQ_MAP),
     "bare": ("AutoModel", SEQ2SEQ_MAP),
     "causal": ("AutoModelForCausalLM", DECODER_MAP),
@@ -99,18 +101,22 @@ def build() -> dict[str, PreTrainedModel]:
     ours, tied = tiny_seq2seq("rotary_gqa_qk_norm"), tiny_seq2seq("learned", tie_encoder_decoder_embeddings=True)
     encoder = TransformerEncoderModel(ours.config.encoder.__class__(**encoder_fields("alibi"))).eval()
     decoder = TransformerDecoderModel(TransformerDecoderConfig(**SIZES)).eval()
+    recurrent = RecurrentDecoderForCausalLM(RecurrentDecoderConfig(**RECURRENT_SIZES)).eval()
+    spread_weights(recurrent)
     return {
         "ours": ours,
         "tied": tied,
         "bert": with_encoder(bert),
         "t5": with_encoder(t5),
         "lstm": build_pair("lstm_2", "lstm_dot").float(),
+        "gru_everything": build_pair("gru_2", "gru_everything").float(),
+        "ssru": build_pair("transformer", "ssru").float(),
         "hybrid": build_pair("transformer", "hybrid_mingru_last").float(),
         "bare": tiny_seq2seq("sliding_first").model,
         "causal": tiny_causal("sliding_last_alibi"),
         "decoder": decoder,
         "encoder": encoder,
-        "recurrent_causal": RecurrentDecoderForCausalLM(RecurrentDecoderConfig(**RECURRENT_SIZES)).eval(),
+        "recurrent_causal": recurrent,
         "recurrent_encoder": RecurrentEncoderModel(RecurrentEncoderConfig(**RECURRENT_SIZES)).eval(),
     }
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from transformers import AutoConfig, BartConfig, BertConfig, PreTrainedConfig
 from transformers.utils import logging
 
@@ -16,7 +17,8 @@ from hf_custom_decoder import (
     TransformerDecoderConfig,
     TransformerEncoderConfig,
 )
-from hf_custom_decoder.models.configuration_custom_seq2seq import GENERIC_NAMES, PRESETS
+from hf_custom_decoder.models.configuration_custom_seq2seq import GENERIC_NAMES
+from hf_custom_decoder.models.presets_custom_seq2seq import PRESETS, RECURRENT_PRESETS
 from tests.factories import SIZES, tiny_config
 from tests.models.model_cases import (
     ALL_CASES,
@@ -302,6 +304,86 @@ def test_presets(name: str) -> None:
     two = CustomSeq2SeqConfig.from_preset(name, vocab_size=30, encoder_vocab_size=20, label_smoothing=0.1)
     assert (two.encoder.vocab_size, two.decoder.vocab_size, two.label_smoothing) == (20, 30, 0.1)
     assert not two.tie_encoder_decoder_embeddings
+
+
+def test_recurrent_presets_say_what_they_are() -> None:
+    config = CustomSeq2SeqConfig.from_preset("gru-attention", vocab_size=50)
+    assert (config.encoder.bidirectional, config.decoder.attention_type) == (True, "additive")
+    config = CustomSeq2SeqConfig.from_preset("lstm-luong", vocab_size=50)
+    assert (config.encoder.num_hidden_layers, config.encoder.bidirectional) == (4, False)
+    assert (config.decoder.attention_type, config.decoder.input_feeding) == ("general", True)
+    config = CustomSeq2SeqConfig.from_preset("gru-textbook", vocab_size=50, encoder_vocab_size=40)
+    assert (config.encoder.vocab_size, config.decoder.attention_type) == (40, "none")
+    assert config.decoder.dropout > 0
+    config = CustomSeq2SeqConfig.from_preset("ssru-base", vocab_size=50)
+    assert config.decoder.mixer_types == ["ssru"] * 6
+    base = CustomSeq2SeqConfig.from_preset("transformer-base", vocab_size=50)
+    assert config.encoder.to_dict() == base.encoder.to_dict()
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        # embeddings; 2 + 1 GRUs of 620 to 1000; projection of the source; attention; first state; readout; vocabulary
+        (
+            "gru-attention",
+            2 * 30000 * 620
+            + 3 * (3000 * 620 + 3000 * 1000 + 6000)
+            + 2 * (2000 * 1000 + 1000)
+            + 2 * 1000 * 1000
+            + 2 * 1000
+            + 2000 * 500
+            + 500
+            + 500 * 30000,
+        ),
+        # embeddings and vocabulary; 8 LSTM layers, one of them fed; attention; attentional layer
+        (
+            "lstm-luong",
+            3 * 30000 * 1000 + 8 * (2 * 4000 * 1000 + 8000) + 4000 * 1000 + 1000 * 1000 + 2000 * 1000 + 1000,
+        ),
+        # embeddings; 4 GRU layers; readout; vocabulary
+        ("gru-textbook", 2 * 30000 * 256 + 4 * (2 * 768 * 256 + 1536) + 256 * 256 + 256 + 256 * 30000 + 30000),
+        # one embedding matrix; 12 attentions of 4 projections, feed-forwards and 5 norms a pair of layers; 6 SSRUs
+        (
+            "ssru-base",
+            30000 * 512
+            + 12 * (4 * (512 * 512 + 512) + 2 * 512 * 2048 + 2048 + 512)
+            + 6 * 5 * 2 * 512
+            + 6 * (2 * 512 * 512 + 512),
+        ),
+    ],
+)
+def test_parameters_of_recurrent_presets(name: str, expected: int) -> None:
+    config = CustomSeq2SeqConfig.from_preset(name, vocab_size=30000)
+    with torch.device("meta"):
+        model = CustomSeq2SeqForConditionalGeneration(config)
+    assert sum(parameter.numel() for parameter in model.parameters()) == expected
+
+
+@pytest.mark.parametrize("name", [*RECURRENT_PRESETS, "ssru-base"])
+def test_recurrent_presets_learn_and_generate(name: str) -> None:
+    """At a twentieth of their width, or less."""
+    config = CustomSeq2SeqConfig.from_preset(name, vocab_size=50, label_smoothing=0.1)
+    for part in (config.encoder, config.decoder):
+        part.hidden_size, part.dropout = 32, 0.0
+        if hasattr(part, "intermediate_size"):
+            part.intermediate_size, part.num_attention_heads = 48, 4
+        else:
+            part.embedding_size = 16
+    torch.manual_seed(0)
+    model, inputs = CustomSeq2SeqForConditionalGeneration(config), make_inputs("seq2seq_lm", with_labels=True)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    losses = []
+    for _ in range(2):
+        loss = model(**inputs).loss
+        losses.append(loss.item())
+        optimizer.zero_grad()
+        loss.backward()
+        assert all(parameter.grad is not None for parameter in model.parameters())
+        optimizer.step()
+    assert losses[1] < losses[0]
+    source = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+    assert model.eval().generate(**source, num_beams=2, max_new_tokens=5).shape[0] == 3
 
 
 def test_a_preset_runs() -> None:

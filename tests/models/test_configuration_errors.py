@@ -282,7 +282,8 @@ def test_longrope_needs_a_head_width() -> None:
 
 def test_unknown_preset() -> None:
     with pytest.raises(
-        ValueError, match=r"CustomSeq2SeqConfig: `name` must be one of \['transformer-base'.*got 'tiny'"
+        ValueError,
+        match=r"CustomSeq2SeqConfig: `name` must be one of \['gru-attention', .*'transformer-base'.*got 'tiny'\. Choose",
     ):
         CustomSeq2SeqConfig.from_preset("tiny", vocab_size=50)
 

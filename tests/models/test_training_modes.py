@@ -5,9 +5,11 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from transformers.cache_utils import Cache
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from hf_custom_decoder import CustomSeq2SeqForConditionalGeneration, TransformerDecoderForCausalLM
+from hf_custom_decoder.models.cache_custom_seq2seq import build_cache
 from tests.models.model_cases import (
     ALL_CASES,
     COVERING_CASES,
@@ -76,6 +78,42 @@ def test_gradient_checkpointing_changes_nothing(
     torch.testing.assert_close(checkpointed, loss, **CLOSE)
     for name, gradient in expected.items():
         torch.testing.assert_close(found[name], gradient, **CLOSE, msg=name)
+
+
+@pytest.mark.parametrize("variant", ["default", "sliding", "ssru"])
+@pytest.mark.parametrize("kind", ["causal", "seq2seq_lm"])
+def test_gradient_checkpointing_refuses_cached_tokens(kind: str, variant: str) -> None:
+    """They would be left out; an empty cache, a call without gradients and evaluation lose nothing."""
+    fields = {"mixer_types": ["ssru", "ssru"]} if variant == "ssru" else {}
+    fields = {"decoder": fields} if kind == "seq2seq_lm" else fields
+    model = make_model(kind, "default" if variant == "ssru" else variant, **fields)
+    inputs = make_inputs(kind, with_padding=False)
+    name = "decoder_input_ids" if kind == "seq2seq_lm" else "input_ids"
+    ids = inputs.pop(name)
+    if kind == "causal":
+        del inputs["attention_mask"]
+    whole = model(**inputs, **{name: ids}).logits
+    model.gradient_checkpointing_enable()
+    model.train()
+
+    def filled() -> Cache:
+        with torch.no_grad():
+            cache: Cache = model(**inputs, **{name: ids[:, :2]}, use_cache=True).past_key_values
+        return cache
+
+    words = (
+        r"`past_key_values` must be empty or None with gradient checkpointing .*got 2 tokens\. Pass all tokens in one"
+    )
+    with pytest.raises(ValueError, match=f"TransformerDecoderModel: {words}"):
+        model(**inputs, **{name: ids[:, 2:]}, past_key_values=filled())
+    with torch.no_grad():
+        found = model(**inputs, **{name: ids[:, 2:]}, past_key_values=filled()).logits
+    torch.testing.assert_close(found, whole[:, 2:], **CLOSE)
+    found = model.eval()(**inputs, **{name: ids[:, 2:]}, past_key_values=filled()).logits
+    torch.testing.assert_close(found, whole[:, 2:], **CLOSE)
+    cache = build_cache(model.config.get_text_config(decoder=True), kind == "seq2seq_lm")
+    found = model.train()(**inputs, **{name: ids}, past_key_values=cache).logits
+    torch.testing.assert_close(found, whole, **CLOSE)
 
 
 @over(KIND_CASES)

@@ -60,13 +60,24 @@ class StateBridge(nn.Module):
     def __init__(self, encoder: RecurrentEncoderConfig, decoder: RecurrentDecoderConfig, bridge_type: str) -> None:
         super().__init__()
         self.bridge_type, self.num_layers, self.num_states = bridge_type, decoder.num_hidden_layers, decoder.num_states
+        self.source_shape = (encoder.num_hidden_layers, encoder.num_states, encoder.hidden_size)
         self.projections: nn.ModuleList | None = None
         if bridge_type == "linear":
             count = decoder.num_hidden_layers * decoder.num_states
             self.projections = nn.ModuleList(nn.Linear(encoder.hidden_size, decoder.hidden_size) for _ in range(count))
 
     def forward(self, final_states: torch.Tensor) -> torch.Tensor:
-        """`(B, encoder layers, 1 or 2, encoder width)` to `(B, L, 1 or 2, H)`."""
+        """
+        `(B, encoder layers, 1 or 2, encoder width)` to `(B, L, 1 or 2, H)`.
+
+        Raises:
+            ValueError: States of another shape.
+        """
+        if tuple(final_states.shape[1:]) != self.source_shape:
+            raise ValueError(
+                "`encoder_outputs.final_states` must have the shape (batch_size, layers, states, width) with the last "
+                f"three {self.source_shape}, got {tuple(final_states.shape)}. Pass the output of this model's encoder."
+            )
         layers = []
         for layer_idx in range(self.num_layers):
             source = final_states[:, min(layer_idx, final_states.shape[1] - 1)]  # (B, 1 or 2, width)

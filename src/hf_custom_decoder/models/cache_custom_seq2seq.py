@@ -8,7 +8,7 @@ import torch
 from transformers import PreTrainedConfig
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, EncoderDecoderCache, StaticCache
 
-from .cache_recurrent_layer import with_recurrent_layers
+from .cache_recurrent_layer import check_recurrent_layers, with_recurrent_layers
 
 
 class CustomSeq2SeqCache(EncoderDecoderCache):
@@ -37,7 +37,7 @@ class CustomSeq2SeqCache(EncoderDecoderCache):
 
     def match_source(self, num_sources: int) -> None:
         """Give every decoder row a source row of its own, where as many sources as decoder rows will be passed."""
-        cached = _first_keys(self.cross_attention_cache)
+        cached = _keys(self.cross_attention_cache)
         if self.source_index is None or cached is None or cached.shape[0] == num_sources:
             return
         if self.source_index.shape[0] == num_sources:
@@ -126,9 +126,9 @@ class CustomSeq2SeqCache(EncoderDecoderCache):
         self.rows_per_source = 1
 
 
-def _first_keys(cache: Cache) -> torch.Tensor | None:
-    """Keys of the first layer, of shape `(rows, K, length, D)`, or None where there are none yet."""
-    keys = getattr(cache.layers[0], "keys", None) if cache.layers else None
+def _keys(cache: Cache, layer_idx: int = 0) -> torch.Tensor | None:
+    """Keys of a layer, of shape `(rows, K, length, D)`, or None where there are none yet."""
+    keys = getattr(cache.layers[layer_idx], "keys", None) if cache.layers else None
     return keys if isinstance(keys, torch.Tensor) and keys.dim() == 4 else None
 
 
@@ -138,7 +138,8 @@ def check_cache(owner: str, cache: Cache, config: PreTrainedConfig, num_rows: in
 
     Raises:
         TypeError: No cache.
-        ValueError: Other numbers of layers, rows or heads, or another head width.
+        ValueError: Other numbers of layers, rows or heads, another head width, or recurrent layers elsewhere or of
+            another kind.
     """
     if not isinstance(cache, Cache):
         raise TypeError(
@@ -151,26 +152,31 @@ def check_cache(owner: str, cache: Cache, config: PreTrainedConfig, num_rows: in
             f"{owner}: `past_key_values` must have one layer for each of the decoder's {config.num_hidden_layers}, "
             f"got {len(own.layers)}. Pass the cache of this model, or None."
         )
-    keys = _first_keys(own)
-    if keys is None:
-        return
-    expected = (num_rows, config.key_value_heads, config.attention_head_dim)
-    found = (keys.shape[0], keys.shape[1], keys.shape[3])
-    if found != expected:
-        raise ValueError(
-            f"{owner}: `past_key_values` must hold (rows, key heads, head width) = {expected}, got {found}. Pass the "
-            "cache of this model and of this batch, `past_key_values.reset()` it, or pass None."
-        )
+    mixer_types = getattr(config, "resolved_mixer_types", None) or config.mixer_types
+    check_recurrent_layers(owner, own.layers, config, mixer_types, num_rows)
+    for layer_idx in range(len(own.layers)):
+        keys = _keys(own, layer_idx)
+        if keys is None:
+            continue
+        expected = (num_rows, config.key_value_heads, config.attention_head_dim)
+        found = (keys.shape[0], keys.shape[1], keys.shape[3])
+        if found != expected:
+            raise ValueError(
+                f"{owner}: `past_key_values` must hold (rows, key heads, head width) = {expected}, got {found}. Pass "
+                "the cache of this model and of this batch, `past_key_values.reset()` it, or pass None."
+            )
 
 
-def check_source_cache(owner: str, cache: EncoderDecoderCache, num_sources: int, source_length: int) -> None:
+def check_source_cache(
+    owner: str, cache: EncoderDecoderCache, num_sources: int, source_length: int, heads: tuple[int, int]
+) -> None:
     """
-    Raise unless the cross-attention part of a cache is of a source of this size.
+    Raise unless the cross-attention part of a cache is of a source of this size and of these `(heads, head width)`.
 
     Raises:
-        ValueError: It was filled from, or has room for, another number of source rows or tokens.
+        ValueError: It was filled from, or has room for, another number of source rows or tokens, or by another model.
     """
-    layers, keys = cache.cross_attention_cache.layers, _first_keys(cache.cross_attention_cache)
+    layers, keys = cache.cross_attention_cache.layers, _keys(cache.cross_attention_cache)
     found = (num_sources, source_length)
     if cache.is_updated.get(0) and keys is not None:
         found = (keys.shape[0], keys.shape[2])
@@ -181,6 +187,11 @@ def check_source_cache(owner: str, cache: EncoderDecoderCache, num_sources: int,
             f"{owner}: the source of this call has (rows, tokens) = {(num_sources, source_length)}, the "
             f"cross-attention cache in `past_key_values` has {found}. Pass the source that the cache was made for, or "
             "a new cache."
+        )
+    if keys is not None and (keys.shape[1], keys.shape[3]) != heads:
+        raise ValueError(
+            f"{owner}: the cross-attention cache in `past_key_values` must hold (heads, head width) = {heads}, got "
+            f"{(keys.shape[1], keys.shape[3])}. Pass the cache of this model, or None."
         )
 
 

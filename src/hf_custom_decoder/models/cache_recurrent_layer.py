@@ -4,6 +4,7 @@ State of a recurrent layer inside a transformers cache.
 Legend: R decoder rows, H width of a state.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -28,12 +29,13 @@ class RecurrentLayer(CacheLayerMixin):
 
     def __init__(self) -> None:
         super().__init__()
+        self.kind: str | None = None  # the cell or mixer that the states are of
         self.states: tuple[torch.Tensor, ...] | None = None
         self.num_tokens = 0
 
-    def store(self, states: tuple[torch.Tensor, ...], num_new_tokens: int) -> None:
-        """Take the states after `num_new_tokens` more tokens."""
-        self.states = states
+    def store(self, kind: str, states: tuple[torch.Tensor, ...], num_new_tokens: int) -> None:
+        """Take the states of a `kind` of cell or mixer after `num_new_tokens` more tokens."""
+        self.kind, self.states = kind, states
         self.num_tokens += num_new_tokens
         self.is_initialized = True
 
@@ -76,7 +78,7 @@ class RecurrentLayer(CacheLayerMixin):
 
     def reset(self) -> None:
         """Forget every token."""
-        self.states, self.num_tokens, self.is_initialized = None, 0, False
+        self.kind, self.states, self.num_tokens, self.is_initialized = None, None, 0, False
 
     def _select(self, rows: torch.Tensor) -> None:
         if self.states is not None:
@@ -100,6 +102,40 @@ class RecurrentLayer(CacheLayerMixin):
 
     def prefetch(self) -> None:
         """States are small: they stay."""
+
+
+def check_recurrent_layers(
+    owner: str, layers: Sequence[Any], config: PreTrainedConfig, mixer_types: Sequence[str], num_rows: int
+) -> None:
+    """
+    Raise unless cache layers are recurrent exactly where the decoder is, and hold the states of its kind of cell.
+
+    Raises:
+        ValueError: Another kind of layer, cell or state, or another number of rows.
+    """
+    remedy = "Pass what an earlier call of this model returned, or leave it out and a fresh one is built."
+    for layer_idx, mixer_type in enumerate(mixer_types):
+        layer = layers[layer_idx] if layer_idx < len(layers) else None
+        is_recurrent = mixer_type in RECURRENT_MIXERS
+        if is_recurrent != isinstance(layer, RecurrentLayer) and (is_recurrent or layer is not None):
+            wanted = "a recurrent" if is_recurrent else "an attention"
+            found = "none" if layer is None else type(layer).__name__
+            raise ValueError(
+                f"{owner}: `past_key_values` must hold {wanted} layer at index {layer_idx}, got {found}. {remedy}"
+            )
+        if not isinstance(layer, RecurrentLayer) or layer.states is None:
+            continue
+        kind, shapes = mixer_type, [(num_rows, config.hidden_size)]
+        if mixer_type == "recurrent":
+            kind, shapes = config.cell_type, shapes * config.num_states
+            if config.input_feeding and layer_idx == config.num_hidden_layers - 1:
+                shapes = [*shapes, (num_rows, config.combined_size)]
+        found_shapes = [tuple(one.shape) for one in layer.states]
+        if (layer.kind, found_shapes) != (kind, shapes):
+            raise ValueError(
+                f"{owner}: `past_key_values` must hold at index {layer_idx} the state of {kind!r} of shapes {shapes} "
+                f"(rows, width), got {layer.kind!r} and {found_shapes}: of another model or batch. {remedy}"
+            )
 
 
 def with_recurrent_layers(cache: Cache, config: PreTrainedConfig) -> Cache:

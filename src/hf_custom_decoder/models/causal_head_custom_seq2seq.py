@@ -42,6 +42,7 @@ class CausalHeadMixin:
     def build_head(self, decoder: nn.Module, width: int) -> None:
         """Set `model` and `lm_head` (`width` to V), fresh weights, and the length rule of the generation config."""
         self.model = decoder
+        self._is_stateful = bool(decoder._is_stateful)
         self.lm_head = nn.Linear(width, self.config.vocab_size, bias=self.config.lm_head_bias)
         self.post_init()  # type: ignore[attr-defined]
         if self.generation_config.max_length is None or self.generation_config.max_length == 20:

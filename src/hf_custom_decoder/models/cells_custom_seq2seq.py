@@ -97,14 +97,25 @@ def lstm_step(gates: torch.Tensor, c: torch.Tensor) -> State:
     return torch.sigmoid(o) * torch.tanh(c), c
 
 
+def is_plain_linear(module: nn.Module) -> bool:
+    """
+    Whether nothing stands between the weights of a linear layer and its output: no other class (an adapter, 8-bit
+    weights), no other kind of tensor (torchao, sharding), no hook that changes weights or places them (pruning,
+    offloading).
+    """
+    hooks = (module._forward_pre_hooks, module._forward_hooks, module._backward_pre_hooks, module._backward_hooks)
+    is_wrapped = "forward" in module.__dict__ or any(hooks)
+    return type(module) is nn.Linear and type(module.weight) in (nn.Parameter, torch.Tensor) and not is_wrapped
+
+
 class RecurrentCell(nn.Module):
     """
     One recurrent layer in one direction. Its weights are `input_proj` (I to G * H) and `recurrent_proj` (H to G * H)
     with torch's gate order, so those of `nn.RNN`, `nn.GRU` and `nn.LSTM` load unchanged and adapters find linear
     layers.
 
-    Whole sequences go through torch's fused kernels over these weights; where a linear layer is wrapped or replaced
-    (an adapter, 8-bit weights) the modules are called step by step instead, with equal results.
+    Whole sequences go through torch's fused kernels over these weights; where a linear layer is not plain (see
+    `is_plain_linear`) the modules are called step by step instead, with equal results.
 
     Args:
         cell_type (`str`): `"rnn"`, `"gru"` or `"lstm"`.
@@ -129,7 +140,7 @@ class RecurrentCell(nn.Module):
     @property
     def is_plain(self) -> bool:
         """Whether the weights may be given to a kernel past their modules."""
-        return type(self.input_proj) is nn.Linear and type(self.recurrent_proj) is nn.Linear
+        return is_plain_linear(self.input_proj) and is_plain_linear(self.recurrent_proj)
 
     @property
     def weights(self) -> list[torch.Tensor]:
@@ -164,16 +175,26 @@ class RecurrentCell(nn.Module):
         self, inputs: torch.Tensor, state: State, batch_sizes: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, State]:
         """
-        A whole sequence.
+        A whole sequence, or one token.
 
         Args:
-            inputs (`torch.Tensor` of shape `(B, T, I)`, or `(N, I)` in the order of [`TimeMajorRows`]).
+            inputs (`torch.Tensor` of shape `(B, T, I)`, `(N, I)` in the order of [`TimeMajorRows`] with
+                `batch_sizes`, or `(B, I)` for one token).
             state: Each of shape `(B, H)`, in that order's rows.
             batch_sizes (`torch.LongTensor` of shape `(T,)`, *optional*): On CPU; of the packed form.
 
         Returns:
-            Outputs `(B, T, H)` or `(N, H)`, and the state after each row's last token.
+            Outputs `(B, T, H)`, `(N, H)` or `(B, H)`, and the state after each row's last token, of the dtype of
+            `state` (under autocast kernels return another).
         """
+        dtype = state[0].dtype
+        outputs, last = self._run(inputs.to(dtype), state, batch_sizes)
+        return outputs, tuple(one.to(dtype) for one in last)
+
+    def _run(self, inputs: torch.Tensor, state: State, batch_sizes: torch.Tensor | None) -> tuple[torch.Tensor, State]:
+        if inputs.dim() == 2 and batch_sizes is None:
+            state = self.step(inputs, state)
+            return state[0], state
         if self.is_plain and not is_tracing():
             return _fused(self, inputs, state, batch_sizes)
         gates = self.input_proj(inputs)

@@ -20,6 +20,7 @@ from .configuration_transformer_stack import (
     check_probability,
     check_token_id,
 )
+from .presets_custom_seq2seq import PRESET_NAMES, PRESETS, RECURRENT_PRESETS
 from .user_decoder_custom_seq2seq import (
     DEFAULT_MAX_LENGTH,
     build_user_config,
@@ -48,32 +49,6 @@ GENERIC_NAMES = (
     "eos_token_id",
 )
 """Names that scripts and libraries read from any config. They live in the decoder config alone."""
-
-PRESETS: dict[str, dict[str, Any]] = {
-    "transformer-tiny": {
-        "num_hidden_layers": 4,
-        "hidden_size": 128,
-        "intermediate_size": 256,
-        "num_attention_heads": 4,
-        "dropout": 0.3,
-    },
-    "transformer-base": {
-        "num_hidden_layers": 6,
-        "hidden_size": 512,
-        "intermediate_size": 2048,
-        "num_attention_heads": 8,
-        "dropout": 0.1,
-    },
-    "transformer-big": {
-        "num_hidden_layers": 6,
-        "hidden_size": 1024,
-        "intermediate_size": 4096,
-        "num_attention_heads": 16,
-        "dropout": 0.3,
-    },
-}
-"""Published shapes: tiny of Wu et al. 2021 (Multi30k), base and big of Vaswani et al. 2017, table 3."""
-
 
 SIDE_NAMES = ("encoder_layers", "encoder_attention_heads", "encoder_ffn_dim", "decoder_ffn_dim")
 """BART's names of sizes that one side has alone; they live in the config of that side."""
@@ -320,11 +295,28 @@ class CustomSeq2SeqConfig(PreTrainedConfig):
         cls, name: str, *, vocab_size: int, encoder_vocab_size: int | None = None, **kwargs: Any
     ) -> "CustomSeq2SeqConfig":
         """
-        A published shape: post-norm, ReLU, sinusoidal positions, scaled embeddings as in Vaswani et al. 2017, all
-        three embedding matrices tied where the vocabularies are equal.
+        A known shape by its name.
+
+        - `"transformer-tiny"`, `"transformer-base"`, `"transformer-big"`: post-norm, ReLU, sinusoidal positions and
+          scaled embeddings as in Vaswani et al. 2017, all three embedding matrices tied where the vocabularies are
+          equal.
+        - `"ssru-base"`: transformer-base whose decoder has SSRU layers (Kim et al. 2019, section 3.1) in place of
+          self-attention; six layers on either side and no weights shared between layers, where the students of the
+          paper share parameters.
+        - `"gru-attention"`: the sizes of Bahdanau et al. 2015, appendix A.2.3 (embeddings 620, 1000 units a direction
+          and in the decoder, an output layer of 500), additive attention. It departs from the paper: the state is
+          scored after the step, and the context goes to the output layer and not into the cell (so training needs
+          no loop); the source's states are projected to 1000; the output layer is `tanh` of state and context, not
+          maxout of state, context and last token; the first state reads the final states of both directions; the GRU
+          is torch's.
+        - `"lstm-luong"`: Luong et al. 2015, section 4.1: four layers of 1000 on either side, one direction, general
+          attention, input feeding, dropout 0.2, first states from the encoder's. Whether sources are reversed is up
+          to the data.
+        - `"gru-textbook"`: what a first tutorial builds: embedding, two GRU layers of 256 with dropout, one linear
+          layer, one to the vocabulary; no attention, the encoder's final state is the decoder's first.
 
         Args:
-            name (`str`): One of `PRESETS`.
+            name (`str`): One of `PRESET_NAMES`.
             vocab_size (`int`): Of the decoder.
             encoder_vocab_size (`int`, *optional*): By default the same.
             kwargs: Further arguments of this config.
@@ -332,14 +324,26 @@ class CustomSeq2SeqConfig(PreTrainedConfig):
         Raises:
             ValueError: No preset of this name.
         """
-        if name not in PRESETS:
-            raise ValueError(f"{cls.__name__}: `name` must be one of {sorted(PRESETS)}, got {name!r}.")
-        published = {"norm_position": "post", "hidden_act": "relu", "scale_embeddings": True, **PRESETS[name]}
+        if name not in PRESET_NAMES:
+            raise ValueError(
+                f"{cls.__name__}: `name` must be one of {PRESET_NAMES}, got {name!r}. Choose one of these."
+            )
         encoder_vocab_size = vocab_size if encoder_vocab_size is None else encoder_vocab_size
+        if name in RECURRENT_PRESETS:
+            shared, encoder, decoder = (RECURRENT_PRESETS[name][part] for part in ("shared", "encoder", "decoder"))
+            kwargs.setdefault("tie_word_embeddings", False)
+            return cls(
+                encoder=RecurrentEncoderConfig(vocab_size=encoder_vocab_size, **shared, **encoder),
+                decoder=RecurrentDecoderConfig(vocab_size=vocab_size, **shared, **copy.deepcopy(decoder)),
+                **kwargs,
+            )
+        sizes = PRESETS["transformer-base" if name == "ssru-base" else name]
+        published = {"norm_position": "post", "hidden_act": "relu", "scale_embeddings": True, **sizes}
+        mixers: dict[str, Any] = {"mixer_types": ["ssru"] * sizes["num_hidden_layers"]} if name == "ssru-base" else {}
         kwargs.setdefault("tie_encoder_decoder_embeddings", encoder_vocab_size == vocab_size)
         return cls(
             encoder=TransformerEncoderConfig(vocab_size=encoder_vocab_size, **published),
-            decoder=TransformerDecoderConfig(vocab_size=vocab_size, **published),
+            decoder=TransformerDecoderConfig(vocab_size=vocab_size, **published, **mixers),
             **kwargs,
         )
 

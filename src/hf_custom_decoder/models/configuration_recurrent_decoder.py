@@ -75,6 +75,12 @@ class RecurrentDecoderConfig(RecurrentStackConfig):
     lm_head_bias: bool = False
     use_cache: bool = True
 
+    _refused_names: ClassVar[dict[str, str]] = {
+        "mixer_types": "Every layer is recurrent: set `cell_type`, or use TransformerDecoderConfig.",
+        "layer_types": "Every layer is recurrent: set `cell_type`, or use TransformerDecoderConfig.",
+        "bidirectional": "A decoder reads forwards only; give it to RecurrentEncoderConfig.",
+    }
+
     @property
     def mixer_types(self) -> list[str]:
         """One name a layer, as in [`TransformerDecoderConfig`]."""
@@ -138,9 +144,16 @@ class RecurrentDecoderConfig(RecurrentStackConfig):
         sizes: Any = self.readout_sizes
         if sizes is not None:
             if not isinstance(sizes, (list, tuple)):
-                raise ValueError(f"{owner}: `readout_sizes` must be a list of widths or None, got {sizes!r}.")
-            for width in sizes:
-                check_positive_int(owner, "readout_sizes", width)
+                raise ValueError(
+                    f"{owner}: `readout_sizes` must be a list of widths or None, got {sizes!r}. Put it in a list."
+                )
+            for index, width in enumerate(sizes):
+                check_positive_int(owner, f"readout_sizes[{index}]", width)
+        if self.readout_act is not None and not sizes:
+            raise ValueError(
+                f"{owner}: `readout_act` stands after the layers of `readout_sizes`, got {self.readout_act!r} and "
+                "none of them. Set `readout_sizes`, or leave `readout_act` out."
+            )
         if self.tie_word_embeddings and self.output_size != self.input_size:
             raise ValueError(
                 f"{owner}: `tie_word_embeddings=True` needs an output as wide as the embeddings, got "

@@ -1,5 +1,7 @@
 """Config of our recurrent encoder."""
 
+from typing import ClassVar
+
 from .configuration_recurrent_stack import RecurrentStackConfig
 from .configuration_transformer_stack import check_flag
 
@@ -30,6 +32,11 @@ class RecurrentEncoderConfig(RecurrentStackConfig):
     }
 
     bidirectional: bool = True
+
+    _refused_names: ClassVar[dict[str, str]] = dict.fromkeys(
+        ("attention_type", "input_feeding", "bridge_type", "readout_sizes", "residual", "add_cross_attention"),
+        "Give it to RecurrentDecoderConfig.",
+    )
 
     @property
     def num_directions(self) -> int:

@@ -63,11 +63,13 @@ class RecurrentStackConfig(PreTrainedConfig):
         "name_or_path",
     )
 
+    _refused_names: ClassVar[dict[str, str]] = {}
+
     def __post_init__(self, **kwargs: Any) -> None:
         owner = type(self).__name__
         known = set(type(self).__dataclass_fields__) | set(self.attribute_map) | set(self._known_extra_names)
         check_format(owner, self.config_format)
-        check_names(owner, kwargs, known)
+        check_names(owner, kwargs, known, self._refused_names)
         for name in [name for name in kwargs if name in self.attribute_map]:
             setattr(self, name, kwargs.pop(name))
         super().__post_init__(**kwargs)

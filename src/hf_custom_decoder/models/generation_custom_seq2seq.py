@@ -39,6 +39,18 @@ class SharedSourceGenerationMixin:
             if getattr(self.generation_config, name) is None:
                 setattr(self.generation_config, name, getattr(fresh, name))
 
+    def _validate_generation_mode(
+        self, generation_mode: Any, generation_config: GenerationConfig, generation_mode_kwargs: dict[str, Any]
+    ) -> None:
+        """As in transformers, which refuses a stateful main model but no assistant that cannot give up a draft."""
+        super()._validate_generation_mode(generation_mode, generation_config, generation_mode_kwargs)  # type: ignore[misc]
+        assistant = generation_mode_kwargs.get("assistant_model")
+        if getattr(assistant, "_is_stateful", False):
+            raise ValueError(
+                "`assistant_model` must be able to take rejected tokens out of its cache, got "
+                f"{type(assistant).__name__} with recurrent layers. Use an assistant with attention layers only."
+            )
+
     def _is_source(self, name: str) -> bool:
         """Whether a keyword is of the source: all but `decoder_...`; of a decoder alone, those with `encoder_...`."""
         if self.config.is_encoder_decoder:  # type: ignore[attr-defined]

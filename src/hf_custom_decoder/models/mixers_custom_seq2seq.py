@@ -4,6 +4,8 @@ Linear recurrent mixers: in place of self-attention in a decoder layer.
 Legend: B rows, T length, E width, N real tokens of a packed batch.
 """
 
+from typing import Any
+
 import torch
 from torch import nn
 from transformers import PreTrainedConfig
@@ -86,7 +88,7 @@ class LinearRecurrence(nn.Module):
         first = None if layer is None or layer.states is None else layer.states[0]
         states = linear_scan(decay, inputs, first)  # (B, T, E)
         if layer is not None:
-            layer.store((states[:, -1],), states.shape[1])
+            layer.store(self.mixer_type, (states[:, -1],), states.shape[1])
         if rows is not None:
             states = rows.pack(states)
         return torch.relu(states) if self.mixer_type == "ssru" else states
@@ -95,10 +97,5 @@ class LinearRecurrence(nn.Module):
         if cache is None:
             return None
         own = cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache
-        layer = own.layers[self.layer_idx] if self.layer_idx < len(own.layers) else None
-        if not isinstance(layer, RecurrentLayer):
-            raise ValueError(
-                f"`past_key_values` must hold a recurrent layer at index {self.layer_idx}, got {layer!r}. It belongs "
-                "to another model; leave it out and a fresh one is built."
-            )
+        layer: Any = own.layers[self.layer_idx]
         return layer

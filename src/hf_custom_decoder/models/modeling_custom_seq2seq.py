@@ -384,7 +384,8 @@ class CustomSeq2SeqModel(ResizeBySideMixin, CustomSeq2SeqPreTrainedModel):  # ty
                 "(`DataCollatorForSeq2Seq(tokenizer, model=model)`), or set `label_smoothing` in the model config."
             )
         initial = {}
-        if self.state_bridge is not None and (past_key_values is None or past_key_values.get_seq_length() == 0):
+        is_filled = isinstance(past_key_values, Cache) and past_key_values.get_seq_length() > 0
+        if self.state_bridge is not None and not is_filled:
             initial["initial_states"] = self._initial_states(encoder_outputs)
         arguments = {
             "input_ids": decoder_input_ids,

@@ -17,13 +17,19 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from .attention_custom_seq2seq import cross_attention_mask
 from .attention_recurrent_decoder import RecurrentAttention
-from .cache_custom_seq2seq import CustomSeq2SeqCache, build_cache
+from .cache_custom_seq2seq import CustomSeq2SeqCache, build_cache, check_cache, check_source_cache
 from .cache_recurrent_layer import RecurrentLayer
 from .causal_head_custom_seq2seq import CausalHeadMixin
 from .cells_custom_seq2seq import RecurrentCell, State, TimeMajorRows, time_major_rows
 from .configuration_recurrent_decoder import RecurrentDecoderConfig
 from .generation_custom_seq2seq import SharedSourceGenerationMixin
-from .inputs_custom_seq2seq import check_id_range, check_ids_or_embeds, check_padding_mask, check_source
+from .inputs_custom_seq2seq import (
+    check_id_range,
+    check_ids_or_embeds,
+    check_padding_mask,
+    check_source,
+    check_tensor,
+)
 from .modeling_recurrent_stack import RecurrentPreTrainedModel
 
 
@@ -45,7 +51,10 @@ class RecurrentDecoderLayer(nn.Module):
     def forward(
         self, hidden_states: torch.Tensor, state: State, rows: TimeMajorRows | None
     ) -> tuple[torch.Tensor, State]:
-        """`(R, T, I)`, or packed `(N, I)` with `rows`, to the same of width H, and the state after the last token."""
+        """
+        `(R, T, I)`, packed `(N, I)` with `rows`, or `(R, I)` for one token, to the same of width H, and the state
+        after the last token. One token too goes through `forward`: sharding and offloading prepare the weights there.
+        """
         if rows is None:
             outputs, last = self.cell(hidden_states, state)
         elif rows.num_rows == 0:
@@ -54,11 +63,6 @@ class RecurrentDecoderLayer(nn.Module):
             outputs, sorted_state = self.cell(hidden_states, rows.sort_state(state), rows.batch_sizes)
             last = rows.unsort_state(sorted_state, state)
         return self._finish(outputs, hidden_states), last
-
-    def step(self, hidden_states: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
-        """One token: `(R, I)` to `(R, H)` and the new state."""
-        state = self.cell.step(hidden_states, state)
-        return self._finish(state[0], hidden_states), state
 
 
 class RecurrentDecoderPreTrainedModel(RecurrentPreTrainedModel):
@@ -88,6 +92,11 @@ class RecurrentDecoderModel(RecurrentDecoderPreTrainedModel):
     """
 
     def __init__(self, config: RecurrentDecoderConfig) -> None:
+        if config.input_feeding and not config.has_attention:
+            raise ValueError(
+                f"{type(config).__name__}: `input_feeding=True` feeds what attention over a source returns, got "
+                "`add_cross_attention=False`. Set `input_feeding=False`, or use the decoder in a seq2seq model."
+            )
         super().__init__(config)
         self.embed_tokens = nn.Embedding(config.vocab_size, config.input_size, config.pad_token_id)
         self.layers = nn.ModuleList(
@@ -164,7 +173,10 @@ class RecurrentDecoderModel(RecurrentDecoderPreTrainedModel):
             use_cache = config.use_cache and not self.training
         if use_cache and past_key_values is None:
             past_key_values = build_cache(config, encoder_hidden_states is not None)
-        cached = 0 if past_key_values is None else int(past_key_values.get_seq_length())
+        cached = 0
+        if past_key_values is not None:
+            check_cache(owner, past_key_values, config, num_rows)
+            cached = int(past_key_values.get_seq_length())
         check_padding_mask(owner, "attention_mask", attention_mask, num_rows, length, cached=cached)
 
         embeddings = self.embed_tokens(given) if inputs_embeds is None else given
@@ -181,7 +193,7 @@ class RecurrentDecoderModel(RecurrentDecoderPreTrainedModel):
         outputs, all_hidden_states, weights, states, fed = run
         for layer_idx, layer in enumerate(layers or []):
             extra = (fed,) if fed is not None and layer_idx == len(states) - 1 else ()
-            layer.store((*states[layer_idx], *extra), length)
+            layer.store(config.cell_type, (*states[layer_idx], *extra), length)
 
         for linear in self.readout:
             outputs = linear(outputs)
@@ -197,17 +209,9 @@ class RecurrentDecoderModel(RecurrentDecoderPreTrainedModel):
         return output if return_dict is not False else output.to_tuple()
 
     def _cache_layers(self, cache: Cache | None) -> list[RecurrentLayer] | None:
-        """Our layers of a cache, checked."""
-        if cache is None:
-            return None
-        own = cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache
-        layers = [layer for layer in own.layers if isinstance(layer, RecurrentLayer)]
-        if len(layers) != self.config.num_hidden_layers:
-            raise ValueError(
-                f"{type(self).__name__}: `past_key_values` must hold {self.config.num_hidden_layers} recurrent "
-                f"layers, got {len(layers)}. It belongs to another model; leave it out and a fresh one is built."
-            )
-        return layers
+        """Our layers of a cache that was checked."""
+        own: Any = cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache
+        return None if own is None else own.layers
 
     def _first_states(
         self,
@@ -221,32 +225,26 @@ class RecurrentDecoderModel(RecurrentDecoderPreTrainedModel):
         config = self.config
         if layers is not None and layers[0].states is not None:
             cached = [layer.states or () for layer in layers]
-            if cached[0][0].shape != (num_rows, config.hidden_size):
-                raise ValueError(
-                    f"{type(self).__name__}: cached states must have the shape {(num_rows, config.hidden_size)}, got "
-                    f"{tuple(cached[0][0].shape)}. The cache belongs to another batch or model."
-                )
             fed = cached[-1][config.num_states] if config.input_feeding else None
             return [one[: config.num_states] for one in cached], fed
         fed = like.new_zeros((num_rows, config.combined_size)) if config.input_feeding else None
         if initial_states is None:
             cells: list[Any] = list(self.layers)
             return [layer.cell.zero_state(like, num_rows) for layer in cells], fed
-        expected = (config.num_hidden_layers, config.num_states, config.hidden_size)
-        if tuple(initial_states.shape[1:]) != expected or initial_states.dtype != like.dtype:
+        check_tensor(type(self).__name__, "initial_states", initial_states)
+        source_index = cache.source_index if isinstance(cache, CustomSeq2SeqCache) else None
+        num_sources = num_rows if source_index is None else initial_states.shape[0]
+        expected = (num_sources, config.num_hidden_layers, config.num_states, config.hidden_size)
+        is_cast = torch.is_autocast_enabled(like.device.type) and initial_states.is_floating_point()
+        if tuple(initial_states.shape) != expected or (initial_states.dtype != like.dtype and not is_cast):
             raise ValueError(
-                f"{type(self).__name__}: `initial_states` must have the shape (rows, {expected[0]}, {expected[1]}, "
-                f"{expected[2]}) and {like.dtype}, got {tuple(initial_states.shape)} and {initial_states.dtype}. Pass "
-                "one state for each layer and row."
+                f"{type(self).__name__}: `initial_states` must have the shape (rows, layers, states, width) = "
+                f"{expected} and {like.dtype}, got {tuple(initial_states.shape)} and {initial_states.dtype}. Pass one "
+                "state for each row and layer."
             )
-        if isinstance(cache, CustomSeq2SeqCache) and cache.source_index is not None:
-            initial_states = initial_states.index_select(0, cache.source_index)
-        if initial_states.shape[0] != num_rows:
-            raise ValueError(
-                f"{type(self).__name__}: `initial_states` must have one row for each of the {num_rows} decoder rows, "
-                f"got {initial_states.shape[0]}."
-            )
-        return [tuple(one.unbind(1)) for one in initial_states.unbind(1)], fed
+        if source_index is not None:
+            initial_states = initial_states.index_select(0, source_index)
+        return [tuple(one.unbind(1)) for one in initial_states.to(like.dtype).unbind(1)], fed
 
     def _source(
         self,
@@ -262,6 +260,10 @@ class RecurrentDecoderModel(RecurrentDecoderPreTrainedModel):
         check_padding_mask(
             type(self).__name__, "encoder_attention_mask", encoder_attention_mask, num_sources, source_length
         )
+        if isinstance(cache, EncoderDecoderCache) and self.attention is not None:
+            num_heads = self.attention.num_heads
+            heads = (num_heads, self.config.hidden_size // num_heads)
+            check_source_cache(type(self).__name__, cache, num_sources, source_length, heads)
         shared = cache if isinstance(cache, CustomSeq2SeqCache) else None
         if shared is not None:
             shared.check_rows(num_rows, num_sources)
@@ -310,10 +312,7 @@ class RecurrentDecoderModel(RecurrentDecoderPreTrainedModel):
         hidden_states = hidden_states[:, 0] if is_step else hidden_states if rows is None else rows.pack(hidden_states)
         layer: Any
         for layer, state in zip(self.layers, states, strict=True):
-            if is_step:
-                hidden_states, state = layer.step(hidden_states, state)
-            else:
-                hidden_states, state = layer(hidden_states, state, rows)
+            hidden_states, state = layer(hidden_states, state, rows)
             last.append(state)
             padded = (
                 hidden_states[:, None] if is_step else hidden_states if rows is None else rows.unpack(hidden_states)
@@ -341,7 +340,7 @@ class RecurrentDecoderModel(RecurrentDecoderPreTrainedModel):
             keep = None if mask is None else mask[:, step, None].to(torch.bool)
             hidden_states = torch.cat([embeddings[:, step], fed], dim=-1)
             for layer_idx, layer in enumerate(self.layers):
-                hidden_states, new = layer.step(hidden_states, states[layer_idx])
+                hidden_states, new = layer(hidden_states, states[layer_idx], None)
                 if keep is not None:
                     new = tuple(torch.where(keep, one, old) for one, old in zip(new, states[layer_idx], strict=True))
                 states[layer_idx] = new

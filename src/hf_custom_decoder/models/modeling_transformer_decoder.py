@@ -234,7 +234,8 @@ class TransformerDecoderModel(TransformerDecoderPreTrainedModel):
             num_keys=source_length,
         )
         if isinstance(cache, EncoderDecoderCache):
-            check_source_cache(type(self).__name__, cache, num_sources, source_length)
+            heads = (self.config.key_value_heads, self.config.attention_head_dim)
+            check_source_cache(type(self).__name__, cache, num_sources, source_length, heads)
         if isinstance(cache, CustomSeq2SeqCache):
             cache.check_rows(num_rows, num_sources)
         elif num_rows != num_sources:
@@ -302,7 +303,7 @@ class TransformerDecoderModel(TransformerDecoderPreTrainedModel):
         Raises:
             ValueError: Ids and embeddings, ids out of range, a mask or position ids of the wrong shape, too many
                 tokens for learned positions, a source where none can be or none where one must be, row counts that
-                differ.
+                differ, a cache of another model, or one that holds tokens where layers are checkpointed.
             TypeError: An input that is no tensor, or a cache that is none.
         """
         owner = type(self).__name__
@@ -323,6 +324,13 @@ class TransformerDecoderModel(TransformerDecoderPreTrainedModel):
         if use_cache is None:
             use_cache = config.use_cache and not self.training
         if self.gradient_checkpointing and self.training and torch.is_grad_enabled():  # layers run twice
+            num_cached = int(past_key_values.get_seq_length()) if isinstance(past_key_values, Cache) else 0
+            if num_cached > 0:
+                raise ValueError(
+                    f"{owner}: `past_key_values` must be empty or None with gradient checkpointing in training (a "
+                    f"layer runs twice and would extend it twice), got {num_cached} tokens. Pass all tokens in one "
+                    "call, or call `gradient_checkpointing_disable()`."
+                )
             use_cache, past_key_values = False, None
         num_keys = length if past_key_values is None else None
         if use_cache and past_key_values is None:
