@@ -1,8 +1,10 @@
 """A pronunciation model small enough for a test, and words to feed it."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
@@ -14,6 +16,7 @@ from hf_custom_decoder import (
 )
 from hf_custom_decoder.data.pronunciation_dictionary import WordEntry
 from hf_custom_decoder.data.pronunciation_tokenizer import build_pronunciation_tokenizer
+from hf_custom_decoder.training.pronunciation_decoders import DECODER_RECIPES
 
 ENTRIES = [
     WordEntry("cat", (("K", "AE", "T"),)),
@@ -22,6 +25,12 @@ ENTRIES = [
     WordEntry("tab", (("T", "AE", "B"),)),
     WordEntry("aback", (("AH", "B", "AE", "K"), ("AE", "B", "AE", "K"))),
 ]
+
+
+def shrink_recipes(monkeypatch: pytest.MonkeyPatch, hidden_size: int) -> None:
+    """Makes the models of the quickstart this wide while a test runs."""
+    for name, recipe in DECODER_RECIPES.items():
+        monkeypatch.setitem(DECODER_RECIPES, name, replace(recipe, hidden_size=hidden_size))
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
