@@ -1,6 +1,7 @@
 """A pronunciation model small enough for a test, and words to feed it."""
 
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from hf_custom_decoder import (
     TransformerDecoderConfig,
     TransformerEncoderConfig,
 )
-from hf_custom_decoder.data.pronunciation_dictionary import WordEntry
+from hf_custom_decoder.data.pronunciation_dictionary import WordEntry, load_cmudict
 from hf_custom_decoder.data.pronunciation_tokenizer import build_pronunciation_tokenizer
 from hf_custom_decoder.training.pronunciation_decoders import DECODER_RECIPES
 
@@ -25,6 +26,12 @@ ENTRIES = [
     WordEntry("tab", (("T", "AE", "B"),)),
     WordEntry("aback", (("AH", "B", "AE", "K"), ("AE", "B", "AE", "K"))),
 ]
+
+
+@cache
+def cached_cmudict() -> list[WordEntry]:
+    """The dictionary, which takes seconds to read, for tests that run the quickstart several times."""
+    return load_cmudict()
 
 
 def shrink_recipes(monkeypatch: pytest.MonkeyPatch, hidden_size: int) -> None:

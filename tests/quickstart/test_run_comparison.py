@@ -15,15 +15,17 @@ from hf_custom_decoder.quickstart.run_comparison import describe_time_left
 from hf_custom_decoder.training.progress_bar import BudgetProgressBar
 from hf_custom_decoder.training.pronunciation_decoders import DECODER_RECIPES
 from tests.quickstart.test_quickstart_results import RESULTS
-from tests.tiny_pronunciation import shrink_recipes
+from tests.tiny_pronunciation import cached_cmudict, shrink_recipes
 
 STEPS = 2
 
 
 @pytest.fixture
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Makes the models small, leaves out the proof in a fresh process, and names the decoder of each step."""
+    """Makes the models small, leaves out pictures and the fresh process, and names the decoder of each step."""
     shrink_recipes(monkeypatch, 16)
+    monkeypatch.setattr(single_run, "load_cmudict", cached_cmudict)
+    monkeypatch.setattr(single_run, "save_attention_maps", lambda *arguments, **_: None)
     monkeypatch.setattr(single_run, "prove", lambda *arguments: None)
     steps: list[str] = []
     show = BudgetProgressBar.on_step_end

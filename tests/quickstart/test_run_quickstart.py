@@ -18,10 +18,15 @@ from hf_custom_decoder.quickstart.quickstart_settings import QuickstartSettings
 from hf_custom_decoder.quickstart.run_quickstart import check_packages, pronounce, run_quickstart, spread_evenly
 from hf_custom_decoder.training.progress_bar import BudgetProgressBar
 from hf_custom_decoder.training.pronunciation_decoders import DECODER_RECIPES
-from tests.tiny_pronunciation import shrink_recipes
+from tests.tiny_pronunciation import cached_cmudict, shrink_recipes
 
 STEPS = 5
 NUM_WORDS = 150
+
+
+@pytest.fixture(autouse=True)
+def _dictionary(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "load_cmudict", cached_cmudict)
 
 
 @pytest.fixture
@@ -166,7 +171,7 @@ def run_loading_code(folder: Path, card: str) -> None:
 
 
 def words_of(split: Split) -> list[WordEntry]:
-    return split_entries(spread_evenly(module.load_cmudict(), NUM_WORDS))[split]
+    return split_entries(spread_evenly(cached_cmudict(), NUM_WORDS))[split]
 
 
 def test_limit_spreads_over_the_dictionary() -> None:

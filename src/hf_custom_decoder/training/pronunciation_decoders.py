@@ -130,14 +130,19 @@ class RecurrentRecipe:
 
 DECODER_RECIPES: dict[str, TransformerRecipe | RecurrentRecipe] = {
     "transformer": TransformerRecipe("Transformer", 2e-3, 128, ("full_attention", "full_attention")),
-    "gru": RecurrentRecipe("GRU", 2e-3, 272, "gru", "dot"),
-    "lstm": RecurrentRecipe("LSTM", 2e-3, 240, "lstm", "dot"),
-    "rnn": RecurrentRecipe("RNN", 1e-3, 384, "rnn", "dot"),
+    "gru": RecurrentRecipe("GRU", 4e-3, 272, "gru", "dot"),
+    "lstm": RecurrentRecipe("LSTM", 4e-3, 240, "lstm", "dot"),
+    "rnn": RecurrentRecipe("RNN", 2e-3, 384, "rnn", "dot"),
     "ssru": TransformerRecipe("SSRU", 2e-3, 128, ("ssru", "ssru")),
     "mingru": TransformerRecipe("minGRU", 2e-3, 128, ("mingru", "mingru")),
     "hybrid": TransformerRecipe("hybrid minGRU and Transformer", 2e-3, 128, ("mingru", "full_attention")),
 }
-"""By name, in the order of a comparison. Why the numbers are as they are:"""
+"""By name, in the order of a comparison.
+
+Widths differ because weights should not: an LSTM has four matrices where a GRU has three and an RNN one. Of the
+attention types, dot gave a GRU the lowest loss on development words after equally many steps. Gated cells learn faster
+at twice the Transformer's learning rate; the RNN, without gates, learns worse there.
+"""
 
 
 def build_pronunciation_model(
