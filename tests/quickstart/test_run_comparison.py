@@ -58,7 +58,7 @@ def test_all_decoders_end_to_end(
         assert main(command) == 130
     out = capsys.readouterr().out
     assert "=== transformer: 1 of 7, time left unknown until one is finished ===" in out
-    assert "=== lstm: 3 of 7, about 1 minutes left ===" in out
+    assert "=== lstm: 3 of 7, about 1 minute left ===" in out
     assert "2 of 7 decoders are finished." in out
     assert "The same command goes on where it stopped" in out
     assert trained == ["transformer"] * STEPS + ["gru"] * STEPS + ["lstm"] * STEPS

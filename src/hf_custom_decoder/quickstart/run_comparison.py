@@ -81,7 +81,8 @@ def describe_time_left(settings: QuickstartSettings, finished: Sequence[Quicksta
         return "time left unknown until one is finished"
     around = [max(results.table_seconds - results.training.seconds, 0.0) for results in finished]
     seconds = num_waiting * (training + (mean(around) if around else 0.0))
-    return f"about {max(1, round(seconds / 60))} minutes left"
+    minutes = max(1, round(seconds / 60))
+    return f"about {minutes} {'minute' if minutes == 1 else 'minutes'} left"
 
 
 def _open(folder: Path, settings: QuickstartSettings) -> None:
