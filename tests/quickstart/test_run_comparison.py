@@ -22,10 +22,9 @@ STEPS = 2
 
 @pytest.fixture
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Makes the models small, leaves out pictures and the fresh process, and names the decoder of each step."""
+    """Makes the models small, leaves out the proof in a fresh process, and names the decoder of each step."""
     shrink_recipes(monkeypatch, 16)
     monkeypatch.setattr(single_run, "load_cmudict", cached_cmudict)
-    monkeypatch.setattr(single_run, "save_attention_maps", lambda *arguments, **_: None)
     monkeypatch.setattr(single_run, "prove", lambda *arguments: None)
     steps: list[str] = []
     show = BudgetProgressBar.on_step_end
@@ -44,6 +43,9 @@ def test_all_decoders_end_to_end(
     output = tmp_path / "all"
     command = ["quickstart", "--decoder=all", "--output", str(output), "--limit=120", f"--max_steps={STEPS}"]
     command.append("--num_beams=1")
+
+    titles: list[str] = []
+    monkeypatch.setattr(single_run, "save_attention_maps", lambda maps, path, *, title: titles.append(title))
 
     # Ctrl-C while the third decoder is scored: two are finished, the third is trained.
     pronounce = single_run.pronounce
@@ -74,6 +76,7 @@ def test_all_decoders_end_to_end(
     assert "Finished before: transformer, gru\n" in out
     assert "Training was finished before the interruption." in out
     assert trained == [name for name in DECODER_RECIPES for _ in range(STEPS)]
+    assert titles == [f"English pronunciation, {recipe.title} decoder" for recipe in DECODER_RECIPES.values()]
     check_comparison(output, out)
 
     # Started again, it shows the table.

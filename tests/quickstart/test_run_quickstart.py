@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 from huggingface_hub import ModelCard
 from PIL import Image
+from transformers import AutoConfig
 
+from hf_custom_decoder import RecurrentDecoderConfig
 from hf_custom_decoder.cli import main
 from hf_custom_decoder.data.pronunciation_dictionary import Split, WordEntry, split_entries
 from hf_custom_decoder.quickstart import run_quickstart as module
@@ -146,6 +148,11 @@ def check_folder(folder: Path, decoder: str = "transformer") -> None:
         "wer": pytest.approx(100 * rates["word_error_rate"], abs=1e-4),
         "per": pytest.approx(100 * rates["phoneme_error_rate"], abs=1e-4),
     }
+    saved = AutoConfig.from_pretrained(folder).decoder
+    if isinstance(saved, RecurrentDecoderConfig):
+        assert saved.cell_type == decoder
+    else:
+        assert tuple(saved.mixer_types) == DECODER_RECIPES[decoder].mixer_types
     assert results["decoder"] == decoder
     assert DECODER_RECIPES[decoder].architecture in card.text
     assert results["training"]["num_steps"] == STEPS
