@@ -83,6 +83,7 @@ def test_longest_output(folder: Path, capsys: pytest.CaptureFixture[str]) -> Non
         (["quickstart", "--minutes=0"], "`minutes` must be a positive training time"),
         (["quickstart", "--minutes=1", "--max_steps=5"], "not allowed with argument"),
         (["quickstart", "--device=tpu"], "invalid choice: 'tpu'"),
+        (["quickstart", "--decoder=mamba"], "invalid choice: 'mamba'"),
     ],
 )
 def test_wrong_usage_is_explained(

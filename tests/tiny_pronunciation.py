@@ -1,8 +1,11 @@
 """A pronunciation model small enough for a test, and words to feed it."""
 
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
@@ -12,8 +15,9 @@ from hf_custom_decoder import (
     TransformerDecoderConfig,
     TransformerEncoderConfig,
 )
-from hf_custom_decoder.data.pronunciation_dictionary import WordEntry
+from hf_custom_decoder.data.pronunciation_dictionary import WordEntry, load_cmudict
 from hf_custom_decoder.data.pronunciation_tokenizer import build_pronunciation_tokenizer
+from hf_custom_decoder.training.pronunciation_decoders import DECODER_RECIPES
 
 ENTRIES = [
     WordEntry("cat", (("K", "AE", "T"),)),
@@ -22,6 +26,18 @@ ENTRIES = [
     WordEntry("tab", (("T", "AE", "B"),)),
     WordEntry("aback", (("AH", "B", "AE", "K"), ("AE", "B", "AE", "K"))),
 ]
+
+
+@cache
+def cached_cmudict() -> list[WordEntry]:
+    """The dictionary, which takes seconds to read, for tests that run the quickstart several times."""
+    return load_cmudict()
+
+
+def shrink_recipes(monkeypatch: pytest.MonkeyPatch, hidden_size: int) -> None:
+    """Makes the models of the quickstart this wide while a test runs."""
+    for name, recipe in DECODER_RECIPES.items():
+        monkeypatch.setitem(DECODER_RECIPES, name, replace(recipe, hidden_size=hidden_size))
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:

@@ -10,7 +10,8 @@ from transformers.utils.logging import disable_progress_bar
 from .data.text_sources import read_sources
 from .evaluation.batched_generation import generate_texts
 from .hub.model_folder import load_model_folder
-from .quickstart.quickstart_settings import DEVICES, QuickstartSettings
+from .quickstart.quickstart_settings import ALL_DECODERS, DECODER_CHOICES, DEVICES, QuickstartSettings
+from .quickstart.run_comparison import run_comparison
 from .quickstart.run_quickstart import run_quickstart
 
 EXIT_DONE = 0
@@ -66,19 +67,29 @@ def _add_quickstart(commands: "argparse._SubParsersAction[argparse.ArgumentParse
         help="train a pronunciation model from scratch in minutes, score it and leave a folder for the Hub",
         description=(
             "Trains a small encoder-decoder on the CMU Pronouncing Dictionary with the stock Seq2SeqTrainer, scores "
-            "it on held-out words, and leaves a folder that is ready for the Hub. Interrupted with Ctrl-C and started "
-            "again, it goes on where it stopped."
+            "it on held-out words, and leaves a folder that is ready for the Hub. With --decoder all it does so with "
+            "every decoder in turn and compares them. Interrupted with Ctrl-C and started again, it goes on where it "
+            "stopped."
         ),
     )
     parser.add_argument(
-        "--output", type=Path, default=defaults.output, metavar="DIR", help="folder to leave (default: %(default)s)"
+        "--decoder",
+        choices=DECODER_CHOICES,
+        default=defaults.decoder,
+        help="what writes the phonemes, or every one in turn and a table of all (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help=f"folder to leave (default: {defaults.folder}, for other decoders {defaults.folder}-DECODER)",
     )
     length = parser.add_mutually_exclusive_group()
     length.add_argument(
         "--minutes",
         type=float,
         default=defaults.minutes,
-        help="training time over all resumed runs (default: %(default)s)",
+        help="training time of a decoder over all resumed runs (default: %(default)s)",
     )
     length.add_argument(
         "--max_steps", type=int, metavar="STEPS", help="train so many optimizer steps instead: repeatable"
@@ -105,10 +116,15 @@ def _add_quickstart(commands: "argparse._SubParsersAction[argparse.ArgumentParse
 
 def _run_quickstart(arguments: argparse.Namespace) -> None:
     options = {name: value for name, value in vars(arguments).items() if name != "run"}
+    settings = QuickstartSettings(**options)
+    run = run_comparison if settings.decoder == ALL_DECODERS else run_quickstart
     try:
-        run_quickstart(QuickstartSettings(**options), _print_line)
+        run(settings, _print_line)
     except KeyboardInterrupt:
-        _print_line("\nThe same command goes on where it stopped; with --fresh it starts again.")
+        if settings.fresh:
+            _print_line("\nThe same command without --fresh goes on where it stopped.")
+        else:
+            _print_line("\nThe same command goes on where it stopped; with --fresh it starts again.")
         raise
 
 

@@ -5,13 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_custom_decoder.evaluation.batched_generation import generate_texts
 from hf_custom_decoder.hub.attention_map import AttentionMap, cross_attention_map, save_attention_maps
 from hf_custom_decoder.hub.model_folder import load_model_folder
-from tests.tiny_pronunciation import save_tiny_model
+from hf_custom_decoder.training.pronunciation_decoders import DECODER_RECIPES, build_pronunciation_model
+from tests.tiny_pronunciation import save_tiny_model, shrink_recipes, tiny_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +46,22 @@ def test_rows_are_what_generation_attends_to(
     ).cross_attentions
     stepwise = np.stack([np.mean([layer[0, :, 0].numpy() for layer in step], axis=(0, 1)) for step in steps])
     np.testing.assert_allclose(picture.weights, stepwise, atol=1e-5)
+    assert picture.description == "cross-attention, mean over 2 heads"  # of the one layer
+
+
+@pytest.mark.parametrize("decoder", DECODER_RECIPES)
+def test_every_decoder_of_the_quickstart_is_drawn(decoder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    shrink_recipes(monkeypatch, 16)
+    tokenizer = tiny_tokenizer()
+    model = build_pronunciation_model(tokenizer, decoder).eval()
+    model.set_attn_implementation("eager")
+    attention = cross_attention_map(model, tokenizer, "aback")
+    assert attention.weights.shape == (len(attention.target_tokens), 6)
+    np.testing.assert_allclose(attention.weights.sum(axis=1), 1.0, rtol=1e-5)
+    if decoder in ("gru", "lstm", "rnn"):  # one attention, over the output of the last layer
+        assert attention.description == "cross-attention"
+    else:
+        assert attention.description == "cross-attention, mean over 4 heads and 2 layers"
 
 
 def test_model_without_weights_is_refused(
@@ -71,6 +89,20 @@ def test_png_shows_the_weights(picture: AttentionMap, tmp_path: Path, count: int
     assert min(image.size) > 300
     assert len(image.convert("RGB").getcolors(maxcolors=1_000_000)) > 10  # not a blank sheet
     assert [entry.name for entry in path.parent.iterdir()] == ["attention.png"]
+
+
+def test_title_stands_above_the_panels(picture: AttentionMap, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    titles: list[str] = []
+    save = Figure.savefig
+
+    def savefig(self: Figure, *args: object, **kwargs: object) -> None:
+        titles.append(self.get_suptitle())
+        save(self, *args, **kwargs)
+
+    monkeypatch.setattr(Figure, "savefig", savefig)
+    save_attention_maps([picture], tmp_path / "attention.png", title="GRU decoder")
+    save_attention_maps([picture], tmp_path / "attention.png")
+    assert titles == ["GRU decoder", ""]
 
 
 def test_no_maps_are_refused(tmp_path: Path) -> None:

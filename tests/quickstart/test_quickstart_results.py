@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 
+import pytest
 from huggingface_hub import ModelCard
 
 from hf_custom_decoder.data.pronunciation_dictionary import WordEntry
@@ -11,6 +12,7 @@ from hf_custom_decoder.evaluation.error_rates import ErrorRates
 from hf_custom_decoder.hub.model_card import render_model_card
 from hf_custom_decoder.quickstart.quickstart_card import card_contents
 from hf_custom_decoder.quickstart.quickstart_results import (
+    DecodingFigures,
     QuickstartResults,
     TrainingFigures,
     format_table,
@@ -18,17 +20,19 @@ from hf_custom_decoder.quickstart.quickstart_results import (
 )
 
 RESULTS = QuickstartResults(
+    decoder="gru",
     training=TrainingFigures(
         num_parameters=1_234_567,
         num_words=100,
         num_pairs=110,
         num_steps=42,
         batch_size=8,
+        num_tokens=4500,
         seconds=90.0,
         seed=5,
         hardware="two abaci",
     ),
-    num_beams=4,
+    decoding=DecodingFigures(num_beams=4, num_tokens=22_000, seconds=16.0, hardware="one abacus"),
     table_seconds=120.0,
     groups={
         "up to 5 letters": ErrorRates(num_words=3, num_wrong_words=1, num_edits=2, num_phonemes=10),
@@ -65,7 +69,16 @@ def test_results_survive_json() -> None:
     stored = json.loads(json.dumps(RESULTS.to_dict()))
     assert stored["groups"]["all"]["word_error_rate"] == 0.25
     assert stored["groups"]["all"]["phoneme_error_rate"] == 0.123
+    assert stored["training"]["tokens_per_second"] == 50.0
+    assert stored["decoding"]["tokens_per_second"] == 1375.0
+    assert stored["decoder"] == "gru"
     assert QuickstartResults.from_dict(stored) == RESULTS
+
+
+def test_results_of_an_earlier_version_are_refused() -> None:
+    stored = {name: value for name, value in RESULTS.to_dict().items() if name not in ("decoder", "decoding")}
+    with pytest.raises(ValueError, match=r"`content` must hold all figures .* no decoder, decoding: .*--fresh"):
+        QuickstartResults.from_dict(stored)
 
 
 def test_card_is_filled_from_the_results() -> None:
@@ -77,6 +90,10 @@ def test_card_is_filled_from_the_results() -> None:
     }
     for expected in (
         "1,234,567 parameters",
+        "# English pronunciation with GRU decoder",
+        "A bidirectional GRU encoder of 2 layers, and a decoder of 1 GRU layer with dot attention",
+        "50 tokens a second (letters, phonemes and end tokens, no padding)",
+        "1,375 tokens a second (phonemes and end tokens, beam search with 4 beams) on one abacus",
         "100 words with 110 pronunciations; 42 steps of 8 pairs",
         "seed 5",
         "1:30 minutes on two abaci",
@@ -87,6 +104,10 @@ def test_card_is_filled_from_the_results() -> None:
         "Carnegie Mellon",
     ):
         assert expected in text
-    greedy = render_model_card(card_contents(dataclasses.replace(RESULTS, num_beams=1), picture="a.png"))
+    greedy = render_model_card(
+        card_contents(
+            dataclasses.replace(RESULTS, decoding=dataclasses.replace(RESULTS.decoding, num_beams=1)), picture="a.png"
+        )
+    )
     assert "greedy search" in greedy
     assert "beam" not in greedy

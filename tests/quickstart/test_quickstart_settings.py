@@ -1,5 +1,6 @@
 """Impossible settings are refused at construction."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from hf_custom_decoder.quickstart.quickstart_settings import QuickstartSettings
         ("num_beams", 0),
         ("limit", 99),
         ("device", "tpu"),
+        ("decoder", "mamba"),
     ],
 )
 def test_value_is_named(name: str, value: Any) -> None:
@@ -41,6 +43,29 @@ def test_continuation_may_change_only_what_training_does_not_see() -> None:
         QuickstartSettings(minutes=9.0),
         QuickstartSettings(fresh=True),
     ]
-    other = [QuickstartSettings(seed=7), QuickstartSettings(limit=500), QuickstartSettings(max_steps=3)]
+    other = [
+        QuickstartSettings(decoder="gru"),
+        QuickstartSettings(seed=7),
+        QuickstartSettings(limit=500),
+        QuickstartSettings(max_steps=3),
+    ]
     assert all(settings.fingerprint() == same[0].fingerprint() for settings in same)
     assert all(settings.fingerprint() != same[0].fingerprint() for settings in other)
+
+
+def test_decoders_of_one_table_have_one_budget_and_one_search() -> None:
+    same = QuickstartSettings(decoder="all")
+    for change in ({"minutes": 9.0}, {"num_beams": 1}, {"max_steps": 3}, {"seed": 7}, {"limit": 500}):
+        other = QuickstartSettings(decoder="all", **change)
+        assert other.comparison_fingerprint() != same.comparison_fingerprint()
+    steps = [QuickstartSettings(decoder="all", max_steps=3, minutes=minutes) for minutes in (1.0, 2.0)]
+    assert steps[0].comparison_fingerprint() == steps[1].comparison_fingerprint()  # minutes are not looked at
+
+
+@pytest.mark.parametrize(
+    ("decoder", "folder"),
+    [("transformer", "runs/quickstart"), ("gru", "runs/quickstart-gru"), ("all", "runs/quickstart-all")],
+)
+def test_every_decoder_has_a_folder_of_its_own(decoder: str, folder: str) -> None:
+    assert QuickstartSettings(decoder=decoder).folder == Path(folder)
+    assert QuickstartSettings(decoder=decoder, output=Path("mine")).folder == Path("mine")

@@ -10,22 +10,31 @@ from typing import Any
 import pytest
 from huggingface_hub import ModelCard
 from PIL import Image
+from transformers import AutoConfig
 
+from hf_custom_decoder import RecurrentDecoderConfig
 from hf_custom_decoder.cli import main
-from hf_custom_decoder.data.pronunciation_dictionary import WordEntry, split_entries
+from hf_custom_decoder.data.pronunciation_dictionary import Split, WordEntry, split_entries
 from hf_custom_decoder.quickstart import run_quickstart as module
-from hf_custom_decoder.quickstart.run_quickstart import check_packages, pronounce, spread_evenly
-from hf_custom_decoder.training import pronunciation_recipe
+from hf_custom_decoder.quickstart.quickstart_settings import QuickstartSettings
+from hf_custom_decoder.quickstart.run_quickstart import check_packages, pronounce, run_quickstart, spread_evenly
 from hf_custom_decoder.training.progress_bar import BudgetProgressBar
+from hf_custom_decoder.training.pronunciation_decoders import DECODER_RECIPES
+from tests.tiny_pronunciation import cached_cmudict, shrink_recipes
 
 STEPS = 5
 NUM_WORDS = 150
 
 
+@pytest.fixture(autouse=True)
+def _dictionary(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "load_cmudict", cached_cmudict)
+
+
 @pytest.fixture
 def steps_run(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Makes the model small, and collects the steps that are run; Ctrl-C is pressed during the third."""
-    monkeypatch.setattr(pronunciation_recipe, "HIDDEN_SIZE", 16)
+    shrink_recipes(monkeypatch, 16)
     steps: list[int] = []
     show = BudgetProgressBar.on_step_end
 
@@ -57,6 +66,8 @@ def test_quickstart_end_to_end(
     # Other settings would not be the same run.
     assert main([*command, "--seed=9"]) == 2
     assert "`seed` must be the same" in capsys.readouterr().err
+    assert main([*command, "--decoder=gru"]) == 2
+    assert "has transformer, got gru. Use the earlier value" in capsys.readouterr().err
 
     # Started again, it trains the remaining steps; Ctrl-C while scoring.
     def interrupt(*args: Any, **kwargs: Any) -> None:
@@ -87,8 +98,35 @@ def test_quickstart_end_to_end(
     assert table in again
     assert len(steps_run) == STEPS
 
+    # A finished run of another decoder is not shown as this one's.
+    assert main([*command, "--decoder=lstm"]) == 2
+    assert "holds a model with the decoder transformer, got lstm" in capsys.readouterr().err
 
-def check_folder(folder: Path) -> None:
+
+@pytest.mark.parametrize(
+    "decoder",
+    ["gru", "hybrid", *(pytest.param(name, marks=pytest.mark.slow) for name in ("lstm", "rnn", "ssru", "mingru"))],
+)
+def test_other_decoders_leave_the_same_folder(
+    tmp_path: Path, decoder: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shrink_recipes(monkeypatch, 16)
+    output = tmp_path / decoder
+    command = ["quickstart", f"--decoder={decoder}", "--output", str(output), f"--limit={NUM_WORDS}"]
+    assert main([*command, f"--max_steps={STEPS}", "--num_beams=2"]) == 0
+    out = capsys.readouterr().out
+    assert DECODER_RECIPES[decoder].architecture in out
+    assert f"Decoder {decoder}: " in out
+    assert "same pronunciations as here: True" in out
+    check_folder(output, decoder)
+
+
+def test_several_decoders_are_no_single_run() -> None:
+    with pytest.raises(ValueError, match="`decoder` must be one of transformer, .*, got 'all'. Use `run_comparison`"):
+        run_quickstart(QuickstartSettings(decoder="all"), print)
+
+
+def check_folder(folder: Path, decoder: str = "transformer") -> None:
     names = {path.name for path in folder.iterdir()}
     assert names >= {
         "README.md",
@@ -110,8 +148,21 @@ def check_folder(folder: Path) -> None:
         "wer": pytest.approx(100 * rates["word_error_rate"], abs=1e-4),
         "per": pytest.approx(100 * rates["phoneme_error_rate"], abs=1e-4),
     }
+    saved = AutoConfig.from_pretrained(folder).decoder
+    if isinstance(saved, RecurrentDecoderConfig):
+        assert saved.cell_type == decoder
+    else:
+        assert tuple(saved.mixer_types) == DECODER_RECIPES[decoder].mixer_types
+    assert results["decoder"] == decoder
+    assert DECODER_RECIPES[decoder].architecture in card.text
     assert results["training"]["num_steps"] == STEPS
-    assert rates["num_words"] == len(held_out_words())
+    one_pass = sum(
+        len(entry.word) + len(phonemes) + 2 for entry in words_of("train") for phonemes in entry.pronunciations
+    )
+    assert 2 * one_pass < results["training"]["num_tokens"] < 3 * one_pass  # two steps a pass
+    assert results["decoding"]["num_beams"] == 2
+    assert results["decoding"]["num_tokens"] >= rates["num_words"]  # an end token each
+    assert rates["num_words"] == len(words_of("test"))
     assert len(results["pronunciations"]) == 12
     assert json.loads((folder / "generation_config.json").read_text())["num_beams"] == 2
     assert Image.open(folder / "attention.png").format == "PNG"
@@ -126,8 +177,8 @@ def run_loading_code(folder: Path, card: str) -> None:
     assert process.stdout.startswith("['")
 
 
-def held_out_words() -> list[WordEntry]:
-    return split_entries(spread_evenly(module.load_cmudict(), NUM_WORDS))["test"]
+def words_of(split: Split) -> list[WordEntry]:
+    return split_entries(spread_evenly(cached_cmudict(), NUM_WORDS))[split]
 
 
 def test_limit_spreads_over_the_dictionary() -> None:

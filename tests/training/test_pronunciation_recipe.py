@@ -11,19 +11,17 @@ from transformers import Seq2SeqTrainer, set_seed
 from hf_custom_decoder.data.pronunciation_examples import encode_entries
 from hf_custom_decoder.evaluation.batched_generation import generate_texts
 from hf_custom_decoder.training import pronunciation_recipe
-from hf_custom_decoder.training.pronunciation_recipe import (
-    PEAK_LEARNING_RATE,
-    WARMUP_SHARE,
-    build_pronunciation_model,
-    build_pronunciation_trainer,
-)
+from hf_custom_decoder.training.pronunciation_decoders import DECODER_RECIPES, build_pronunciation_model
+from hf_custom_decoder.training.pronunciation_recipe import WARMUP_SHARE, build_pronunciation_trainer
 from hf_custom_decoder.training.training_budget import TrainingBudget
-from tests.tiny_pronunciation import ENTRIES, tiny_tokenizer
+from tests.tiny_pronunciation import ENTRIES, shrink_recipes, tiny_tokenizer
+
+PEAK_LEARNING_RATE = 2e-3
 
 
 @pytest.fixture(autouse=True)
 def _small_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pronunciation_recipe, "HIDDEN_SIZE", 32)
+    shrink_recipes(monkeypatch, 32)
 
 
 @pytest.fixture(autouse=True)
@@ -34,14 +32,22 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(num_threads)
 
 
-def trained(steps: int, folder: Path, *, seed: int = 3) -> Seq2SeqTrainer:
+def trained(
+    steps: int,
+    folder: Path,
+    *,
+    decoder: str = "transformer",
+    peak_learning_rate: float = PEAK_LEARNING_RATE,
+    seed: int = 3,
+) -> Seq2SeqTrainer:
     tokenizer = tiny_tokenizer()
     set_seed(3)
     trainer = build_pronunciation_trainer(
-        build_pronunciation_model(tokenizer),
+        build_pronunciation_model(tokenizer, decoder),
         tokenizer,
         encode_entries(tokenizer, ENTRIES),
         TrainingBudget(steps=steps),
+        peak_learning_rate=peak_learning_rate,
         output_dir=folder,
         seed=seed,
     )
@@ -49,8 +55,9 @@ def trained(steps: int, folder: Path, *, seed: int = 3) -> Seq2SeqTrainer:
     return trainer
 
 
-def test_it_learns_five_words_by_heart(tmp_path: Path) -> None:
-    trainer = trained(60, tmp_path)
+@pytest.mark.parametrize("decoder", DECODER_RECIPES)
+def test_it_learns_five_words_by_heart(tmp_path: Path, decoder: str) -> None:
+    trainer = trained(150, tmp_path, decoder=decoder, peak_learning_rate=1e-2)
     words = [entry.word for entry in ENTRIES]
     outputs = generate_texts(trainer.model, tiny_tokenizer(), words, num_beams=2)
     wrong = [
@@ -100,6 +107,7 @@ def test_seconds_end_the_run(tmp_path: Path) -> None:
         tokenizer,
         encode_entries(tokenizer, ENTRIES),
         budget,
+        peak_learning_rate=PEAK_LEARNING_RATE,
         output_dir=tmp_path,
         seed=0,
     )

@@ -14,6 +14,7 @@ from hf_custom_decoder.training import pronunciation_recipe
 from hf_custom_decoder.training.interruption import Interruption
 from hf_custom_decoder.training.pronunciation_recipe import build_pronunciation_trainer
 from hf_custom_decoder.training.resumable_checkpoints import ResumableCheckpoints
+from hf_custom_decoder.training.token_count import TokenCount
 from hf_custom_decoder.training.training_budget import TrainingBudget
 from tests.tiny_pronunciation import ENTRIES, tiny_model, tiny_tokenizer
 
@@ -40,15 +41,16 @@ def _small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(
-    folder: Path, *, at_step: AtStep, every_seconds: float = 1e9
+    folder: Path, *, at_step: AtStep, tokens: TokenCount | None = None, every_seconds: float = 1e9
 ) -> tuple[dict[str, torch.Tensor], ResumableCheckpoints]:
     """Trains, from the newest checkpoint if there is one; returns the weights."""
     tokenizer = tiny_tokenizer()
     set_seed(1)
     model = tiny_model(tokenizer).train()
     budget = TrainingBudget(steps=STEPS)
+    tokens = TokenCount() if tokens is None else tokens
     with Interruption() as interruption:
-        checkpoints = ResumableCheckpoints(folder, budget, interruption, every_seconds=every_seconds)
+        checkpoints = ResumableCheckpoints(folder, budget, interruption, tokens=tokens, every_seconds=every_seconds)
         newest = checkpoints.newest()
         if newest is not None:
             checkpoints.restore_budget(newest)
@@ -57,9 +59,10 @@ def run(
             tokenizer,
             encode_entries(tokenizer, ENTRIES),
             budget,
+            peak_learning_rate=2e-3,
             output_dir=folder,
             seed=1,
-            callbacks=[at_step, checkpoints],
+            callbacks=[at_step, tokens, checkpoints],
         )
         trainer.train(resume_from_checkpoint=None if newest is None else str(newest))
     return {name: value.clone() for name, value in model.state_dict().items()}, checkpoints
@@ -118,6 +121,15 @@ def test_checkpoint_keeps_the_time_spent(tmp_path: Path) -> None:
     budget = TrainingBudget(seconds=1000.0)
     ResumableCheckpoints(tmp_path, budget, Interruption()).restore_budget(newest)
     assert budget.spent_seconds == stored["spent_seconds"]
+
+
+def test_tokens_before_an_interruption_count(tmp_path: Path) -> None:
+    whole, first, rest = TokenCount(), TokenCount(), TokenCount()
+    run(tmp_path / "whole", at_step=AtStep(0, lambda: None), tokens=whole)
+    interrupt = AtStep(7, lambda: signal.raise_signal(signal.SIGINT))
+    run(tmp_path / "parts", at_step=interrupt, tokens=first)
+    run(tmp_path / "parts", at_step=AtStep(0, lambda: None), tokens=rest)
+    assert 0 < first.num_tokens < rest.num_tokens == whole.num_tokens
 
 
 def test_newest_counts_steps_as_numbers(tmp_path: Path) -> None:

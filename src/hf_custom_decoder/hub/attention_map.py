@@ -23,11 +23,23 @@ class AttentionMap:
         weights (`np.ndarray` of shape `(len(target_tokens), len(source_tokens))`):
             Probabilities, averaged over heads and layers: row i is where the decoder looked before it wrote target
             token i. Rows sum to 1.
+        num_layers (`int`): Layers with cross-attention; a recurrent decoder has one.
+        num_heads (`int`): Heads of each.
     """
 
     source_tokens: list[str]
     target_tokens: list[str]
     weights: npt.NDArray[np.float32]
+    num_layers: int
+    num_heads: int
+
+    @property
+    def description(self) -> str:
+        """`str`: What the weights are, averages named."""
+        averages = [
+            f"{count} {name}" for count, name in ((self.num_heads, "heads"), (self.num_layers, "layers")) if count > 1
+        ]
+        return f"cross-attention, mean over {' and '.join(averages)}" if averages else "cross-attention"
 
 
 def cross_attention_map(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, source: str) -> AttentionMap:
@@ -57,20 +69,25 @@ def cross_attention_map(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBa
             "`model` must return cross-attention weights, got none under attention implementation "
             f'{model.config._attn_implementation!r}. Call `model.set_attn_implementation("eager")` first.'
         )
-    weights = torch.stack(layers).mean(dim=(0, 2))[0]  # (L, 1, H, T, S) -> (T, S)
+    stacked = torch.stack(layers)[:, 0]  # (L, H, T, S)
     return AttentionMap(
         source_tokens=list(tokenizer.convert_ids_to_tokens(inputs["input_ids"][0].tolist())),
         target_tokens=list(tokenizer.convert_ids_to_tokens(ids[0, 1:].tolist())),
-        weights=weights.float().cpu().numpy(),
+        weights=stacked.mean(dim=(0, 1)).float().cpu().numpy(),  # (T, S)
+        num_layers=stacked.shape[0],
+        num_heads=stacked.shape[1],
     )
 
 
-def save_attention_maps(maps: Sequence[AttentionMap], path: str | Path, *, columns: int = 2) -> None:
+def save_attention_maps(
+    maps: Sequence[AttentionMap], path: str | Path, *, title: str | None = None, columns: int = 2
+) -> None:
     """Draws heat maps side by side into one PNG file, source from left to right and target from top to bottom.
 
     Args:
-        maps (`Sequence[AttentionMap]`): One panel each, at least one.
+        maps (`Sequence[AttentionMap]`): One panel each, at least one, all of one model.
         path (`str` or `Path`): The file to write; it appears complete or not at all.
+        title (`str`, *optional*): Stands above the panels.
         columns (`int`, *optional*, defaults to 2): Panels in a row.
 
     Raises:
@@ -97,6 +114,8 @@ def save_attention_maps(maps: Sequence[AttentionMap], path: str | Path, *, colum
         panel.set_ylabel("written")
     for panel in list(panels):  # what the loop above left over
         panel.set_axis_off()
-    figure.colorbar(image, ax=figure.axes, shrink=0.6, label="cross-attention, mean over heads and layers")
+    figure.colorbar(image, ax=figure.axes, shrink=0.6, label=maps[0].description)
+    if title is not None:
+        figure.suptitle(title)
     with temporary_name(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)

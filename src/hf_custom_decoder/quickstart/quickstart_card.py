@@ -2,6 +2,7 @@
 
 from ..hub.model_card import Measurement, ModelCardContents
 from ..training.progress_bar import format_seconds
+from ..training.pronunciation_decoders import DECODER_RECIPES
 from .quickstart_results import QuickstartResults, format_table
 
 LOADING_CODE = """
@@ -51,16 +52,17 @@ def card_contents(results: QuickstartResults, *, picture: str) -> ModelCardConte
     Returns:
         [`ModelCardContents`]: Ready to be written.
     """
-    training, total = results.training, results.total
-    search = "greedy search" if results.num_beams == 1 else f"beam search with {results.num_beams} beams"
+    training, decoding, total = results.training, results.decoding, results.total
+    recipe = DECODER_RECIPES[results.decoder]
+    search = "greedy search" if decoding.num_beams == 1 else f"beam search with {decoding.num_beams} beams"
     scored = f"{search}, all {total.num_words:,} test words, any pronunciation of the dictionary counts as right"
     pronunciations = "\n".join(f"| {word} | {text} |" for word, text in results.pronunciations.items())
     return ModelCardContents(
-        title="English pronunciation, quickstart of hf_custom_decoder",
+        title=f"English pronunciation with {recipe.title} decoder, quickstart of hf_custom_decoder",
         summary=(
             "Spells out how an English word is pronounced: letters in, phonemes of the CMU Pronouncing Dictionary "
-            f"(ARPAbet without stress) out. A Transformer encoder-decoder of {training.num_parameters:,} parameters, "
-            "trained from scratch in minutes."
+            f"(ARPAbet without stress) out. {recipe.architecture}; {training.num_parameters:,} parameters, trained "
+            "from scratch in minutes."
         ),
         language="en",
         license="apache-2.0",
@@ -72,12 +74,15 @@ def card_contents(results: QuickstartResults, *, picture: str) -> ModelCardConte
         data=DATA,
         training=(
             f"{training.num_words:,} words with {training.num_pairs:,} pronunciations; {training.num_steps:,} steps "
-            f"of {training.batch_size} pairs with the stock `Seq2SeqTrainer`, AdamW, warm-up and linear decay over "
-            f"the training time, seed {training.seed}. Cost: {format_seconds(training.seconds)} minutes on "
-            f"{training.hardware}."
+            f"of {training.batch_size} pairs with the stock `Seq2SeqTrainer`, AdamW with a learning rate of "
+            f"{recipe.peak_learning_rate:g} after warm-up, then linear decay over the training time, seed "
+            f"{training.seed}. Cost: {format_seconds(training.seconds)} minutes on {training.hardware}, "
+            f"{training.tokens_per_second:,.0f} tokens a second (letters, phonemes and end tokens, no padding)."
         ),
         evaluation=(
             f"{METRICS.strip()}\n\nBy length of the word:\n\n```\n{format_table(results)}\n```\n\n"
+            f"Scoring wrote {decoding.tokens_per_second:,.0f} tokens a second (phonemes and end tokens, {search}) on "
+            f"{decoding.hardware}.\n\n"
             f"Words that are in no dictionary:\n\n| word | pronunciation |\n| --- | --- |\n{pronunciations}\n\n"
             f"Where the decoder looked at the first of them:\n\n![cross-attention]({picture})"
         ),

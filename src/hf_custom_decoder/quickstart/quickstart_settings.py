@@ -7,21 +7,29 @@ from typing import Any
 
 import torch
 
+from ..training.pronunciation_decoders import DECODER_RECIPES
+
 Report = Callable[[str], None]
 """Takes one message for the user."""
 
 DEVICES = ("cpu", "cuda", "mps")
+DEFAULT_DECODER = "transformer"
+ALL_DECODERS = "all"
+DECODER_CHOICES = (*DECODER_RECIPES, ALL_DECODERS)
+"""One of them, or all in turn."""
 
 
 @dataclass(frozen=True)
 class QuickstartSettings:
-    """Settings of [`run_quickstart`]; clashes and impossible values are refused at construction.
+    """Settings of [`run_quickstart`] and [`run_comparison`]; impossible values are refused at construction.
 
     Attributes:
-        output (`Path`): The folder to leave: the model with all that belongs beside it on the Hub. It appears when
-            everything in it is finished; until then the run's state is in a folder beside it that ends in
-            ".training".
-        minutes (`float`): Training time, summed over interrupted runs. Ignored with `max_steps`.
+        decoder (`str`): One of [`DECODER_RECIPES`], or "all" for [`run_comparison`].
+        output (`Path`, *optional*): The folder to leave: the model with all that belongs beside it on the Hub. It
+            appears when everything in it is finished; until then the run's state is in a folder beside it that ends
+            in ".training". With "all" there is one such folder a decoder inside it. `None` means "runs/quickstart",
+            for other decoders than the Transformer with "-" and the name of the decoder behind it.
+        minutes (`float`): Training time a decoder, summed over interrupted runs. Ignored with `max_steps`.
         max_steps (`int`, *optional*): Optimizer steps to train instead, which makes a run repeatable.
         seed (`int`): For fresh weights and the order of the words.
         num_beams (`int`): Beams of the search; 1 is greedy. Saved as the model's default.
@@ -31,7 +39,8 @@ class QuickstartSettings:
         fresh (`bool`): Start again, whatever an earlier run has left at `output`.
     """
 
-    output: Path = Path("runs/quickstart")
+    decoder: str = DEFAULT_DECODER
+    output: Path | None = None
     minutes: float = 4.0
     max_steps: int | None = None
     seed: int = 0
@@ -41,6 +50,8 @@ class QuickstartSettings:
     fresh: bool = False
 
     def __post_init__(self) -> None:
+        if self.decoder not in DECODER_CHOICES:
+            raise ValueError(f"`decoder` must be one of {', '.join(DECODER_CHOICES)}, got {self.decoder!r}.")
         if not self.minutes > 0:
             raise ValueError(f"`minutes` must be a positive training time, got {self.minutes}.")
         if self.max_steps is not None and self.max_steps < 1:
@@ -60,6 +71,22 @@ class QuickstartSettings:
         if self.device == "mps" and not torch.backends.mps.is_available():
             raise ValueError('`device` is "mps", but torch finds no such device here. Use "cpu".')
 
+    @property
+    def folder(self) -> Path:
+        """`Path`: The folder to leave, resolved."""
+        if self.output is not None:
+            return self.output
+        return Path("runs/quickstart" if self.decoder == DEFAULT_DECODER else f"runs/quickstart-{self.decoder}")
+
     def fingerprint(self) -> dict[str, Any]:
         """Returns what must not change between a run and its continuation."""
-        return {"seed": self.seed, "limit": self.limit, "max_steps": self.max_steps}
+        return {"decoder": self.decoder, "seed": self.seed, "limit": self.limit, "max_steps": self.max_steps}
+
+    def comparison_fingerprint(self) -> dict[str, Any]:
+        """Returns what must be the same for all decoders that stand in one table."""
+        return {
+            **self.fingerprint(),
+            "minutes": self.minutes if self.max_steps is None else None,
+            "num_beams": self.num_beams,
+            "device": self.device,
+        }

@@ -35,18 +35,18 @@ class RunFolder:
         self.work = self.output.with_name(self.output.name + ".training")
         self.trained = self.work / "trained"
         self.training_figures = self.work / "training_figures.json"
-        if self.output.exists() and not self._holds_result() and not self._is_empty_folder():
+        if self.output.exists() and not holds_result(self.output) and not is_empty_folder(self.output):
             raise ValueError(
                 f"`output` must be a new folder or that of an earlier quickstart, but {output} holds other files. "
                 "Choose another folder."
             )
-        self.is_finished = self._holds_result() and not fresh
+        self.is_finished = holds_result(self.output) and not fresh
         if self.is_finished:
             return
         if fresh and self.work.exists():
             shutil.rmtree(self.work)
         self.work.mkdir(parents=True, exist_ok=True)
-        self._keep(fingerprint)
+        keep_settings(self.work / _SETTINGS_FILE, fingerprint)
 
     def results(self) -> dict[str, Any]:
         """Returns the stored results of a finished run."""
@@ -71,22 +71,34 @@ class RunFolder:
         os.replace(self.trained, self.output)
         shutil.rmtree(self.work)
 
-    def _holds_result(self) -> bool:
-        return (self.output / RESULTS_FILE).is_file() and (self.output / "config.json").is_file()
 
-    def _is_empty_folder(self) -> bool:
-        return self.output.is_dir() and not any(self.output.iterdir())
+def holds_result(folder: Path) -> bool:
+    """Tells whether a finished run has left its model in `folder`."""
+    return (folder / RESULTS_FILE).is_file() and (folder / "config.json").is_file()
 
-    def _keep(self, fingerprint: dict[str, Any]) -> None:
-        """Stores the settings of a new run, or compares them with those of the run to continue."""
-        path = self.work / _SETTINGS_FILE
-        if not path.exists():
-            write_json(path, fingerprint)
-            return
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        for name, value in fingerprint.items():
-            if stored.get(name) != value:
-                raise ValueError(
-                    f"`{name}` must be the same when a run is continued: the unfinished run in {self.work} has "
-                    f"{stored.get(name)}, got {value}. Use the earlier value, `--fresh`, or another `--output`."
-                )
+
+def is_empty_folder(folder: Path) -> bool:
+    """Tells whether `folder` is there and nothing is in it."""
+    return folder.is_dir() and not any(folder.iterdir())
+
+
+def keep_settings(path: Path, fingerprint: dict[str, Any]) -> None:
+    """Stores the settings of a new run, or compares them with those of the run to continue.
+
+    Args:
+        path (`Path`): The file, in the run's working folder.
+        fingerprint (`dict[str, Any]`): Settings that must be the same when a run is continued.
+
+    Raises:
+        ValueError: If the file is there and a setting in it is another.
+    """
+    if not path.exists():
+        write_json(path, fingerprint)
+        return
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    for name, value in fingerprint.items():
+        if stored.get(name) != value:
+            raise ValueError(
+                f"`{name}` must be the same when a run is continued: the one in {path.parent} has "
+                f"{stored.get(name)}, got {value}. Use the earlier value, `--fresh`, or another `--output`."
+            )

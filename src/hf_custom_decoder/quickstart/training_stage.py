@@ -12,8 +12,10 @@ from ..data.pronunciation_tokenizer import build_pronunciation_tokenizer
 from ..training.hardware import describe_hardware
 from ..training.interruption import Interruption
 from ..training.progress_bar import BudgetProgressBar, format_seconds
-from ..training.pronunciation_recipe import BATCH_SIZE, build_pronunciation_model, build_pronunciation_trainer
+from ..training.pronunciation_decoders import DECODER_RECIPES, build_pronunciation_model
+from ..training.pronunciation_recipe import BATCH_SIZE, build_pronunciation_trainer
 from ..training.resumable_checkpoints import ResumableCheckpoints
+from ..training.token_count import TokenCount
 from ..training.training_budget import TrainingBudget
 from .quickstart_results import TrainingFigures
 from .quickstart_settings import QuickstartSettings, Report
@@ -48,14 +50,15 @@ def train_or_continue(
     tokenizer = build_pronunciation_tokenizer(phonemes)
     examples = encode_entries(tokenizer, entries)
     set_seed(settings.seed)
-    model = build_pronunciation_model(tokenizer)
+    model = build_pronunciation_model(tokenizer, settings.decoder)
     budget = (
         TrainingBudget(seconds=60.0 * settings.minutes)
         if settings.max_steps is None
         else TrainingBudget(steps=settings.max_steps)
     )
     with Interruption() as interruption:
-        checkpoints = ResumableCheckpoints(folder.work, budget, interruption)
+        tokens = TokenCount()
+        checkpoints = ResumableCheckpoints(folder.work, budget, interruption, tokens=tokens)
         checkpoint = checkpoints.newest()
         if checkpoint is not None:
             checkpoints.restore_budget(checkpoint)
@@ -65,10 +68,11 @@ def train_or_continue(
             tokenizer,
             examples,
             budget,
+            peak_learning_rate=DECODER_RECIPES[settings.decoder].peak_learning_rate,
             output_dir=folder.work,
             seed=settings.seed,
             use_cpu=settings.device == "cpu",
-            callbacks=[checkpoints, BudgetProgressBar(budget)],
+            callbacks=[tokens, checkpoints, BudgetProgressBar(budget, f"training {settings.decoder}")],
         )
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         if interruption.is_requested and budget.share(trainer.state.global_step) < 1.0:
@@ -79,6 +83,7 @@ def train_or_continue(
             num_pairs=len(examples),
             num_steps=trainer.state.global_step,
             batch_size=BATCH_SIZE,
+            num_tokens=tokens.num_tokens,
             seconds=budget.spent_seconds,
             seed=settings.seed,
             hardware=describe_hardware(settings.device),

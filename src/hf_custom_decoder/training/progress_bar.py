@@ -33,10 +33,12 @@ class BudgetProgressBar(TrainerCallback):
 
     Args:
         budget ([`TrainingBudget`]): What is shown. Start it before this callback, that is, list its callback first.
+        description (`str`, *optional*, defaults to "training"): What stands before the bar.
     """
 
-    def __init__(self, budget: TrainingBudget) -> None:
+    def __init__(self, budget: TrainingBudget, description: str = "training") -> None:
         self._budget = budget
+        self._description = description
         self._bar: Any = None
         self._loss = ""
 
@@ -45,7 +47,7 @@ class BudgetProgressBar(TrainerCallback):
     ) -> None:
         self._bar = tqdm(
             total=100.0,
-            desc="training",
+            desc=self._description,
             bar_format="{desc}: {percentage:3.0f}%|{bar:30}|{postfix}",
             mininterval=refresh_seconds(),
         )

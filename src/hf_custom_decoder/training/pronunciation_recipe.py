@@ -1,12 +1,7 @@
-"""The model and the training of the quickstart: spelling to phonemes in a few minutes on two CPU cores.
-
-The sizes below were chosen by the error rate that training reaches in this time, not by what a larger budget would
-allow: a wider model makes fewer steps and ends worse.
-"""
+"""The training of the quickstart: spelling to phonemes in a few minutes on two CPU cores."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch.optim.lr_scheduler import LambdaLR
@@ -20,60 +15,16 @@ from transformers import (
 )
 
 from ..data.pronunciation_examples import Example
-from ..data.pronunciation_tokenizer import MAX_LENGTH
-from ..models.configuration_custom_seq2seq import CustomSeq2SeqConfig
-from ..models.configuration_transformer_decoder import TransformerDecoderConfig
-from ..models.configuration_transformer_encoder import TransformerEncoderConfig
 from ..models.modeling_custom_seq2seq import CustomSeq2SeqForConditionalGeneration
 from .training_budget import BudgetCallback, TrainingBudget, warmup_then_linear
 
-HIDDEN_SIZE = 128
-ENCODER_LAYERS = 3
-DECODER_LAYERS = 2
-ATTENTION_HEADS = 4
 BATCH_SIZE = 128
 """Pairs of spelling and pronunciation an optimizer step."""
-PEAK_LEARNING_RATE = 2e-3
 WARMUP_SHARE = 0.03
 """Share of the budget until the peak learning rate is reached."""
 WEIGHT_DECAY = 0.01
 ADAM_BETAS = (0.9, 0.98)
 STEPS_A_LOG = 25
-
-
-def build_pronunciation_model(tokenizer: PreTrainedTokenizerBase) -> CustomSeq2SeqForConditionalGeneration:
-    """Builds the model of the quickstart with fresh weights, drawn from torch's global random generator.
-
-    Args:
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]): From [`build_pronunciation_tokenizer`].
-
-    Returns:
-        [`CustomSeq2SeqForConditionalGeneration`]: On the CPU, in training mode.
-    """
-    sides: dict[str, Any] = {
-        "vocab_size": len(tokenizer),
-        "hidden_size": HIDDEN_SIZE,
-        "num_attention_heads": ATTENTION_HEADS,
-        "intermediate_size": 4 * HIDDEN_SIZE,
-        "hidden_act": "gelu",
-        "norm_position": "pre",
-        "norm_type": "rmsnorm",
-        "position_type": "sinusoidal",
-        "scale_embeddings": True,
-        "initializer_range": HIDDEN_SIZE**-0.5,
-        "dropout": 0.0,
-        "max_position_embeddings": MAX_LENGTH,
-        "pad_token_id": tokenizer.pad_token_id,
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-    }
-    config = CustomSeq2SeqConfig(
-        encoder=TransformerEncoderConfig(num_hidden_layers=ENCODER_LAYERS, **sides),
-        decoder=TransformerDecoderConfig(num_hidden_layers=DECODER_LAYERS, **sides),
-        decoder_start_token_id=tokenizer.bos_token_id,
-        tie_word_embeddings=True,
-    )
-    return CustomSeq2SeqForConditionalGeneration(config).train()
 
 
 def build_pronunciation_trainer(
@@ -82,6 +33,7 @@ def build_pronunciation_trainer(
     examples: Sequence[Example],
     budget: TrainingBudget,
     *,
+    peak_learning_rate: float,
     output_dir: Path,
     seed: int,
     use_cpu: bool = True,
@@ -96,6 +48,7 @@ def build_pronunciation_trainer(
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]): Its tokenizer.
         examples (`Sequence[Example]`): From [`encode_entries`].
         budget ([`TrainingBudget`]): When to stop.
+        peak_learning_rate (`float`): Of AdamW, reached at the end of the warm-up.
         output_dir (`Path`): Where checkpoints go, if a callback asks for them.
         seed (`int`): For the order of the examples and for dropout.
         use_cpu (`bool`, *optional*, defaults to `True`): Train on the CPU even where there is an accelerator.
@@ -121,7 +74,7 @@ def build_pronunciation_trainer(
     others = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
     optimizer = torch.optim.AdamW(
         [{"params": decayed, "weight_decay": WEIGHT_DECAY}, {"params": others, "weight_decay": 0.0}],
-        lr=PEAK_LEARNING_RATE,
+        lr=peak_learning_rate,
         betas=ADAM_BETAS,
         fused=True,
     )

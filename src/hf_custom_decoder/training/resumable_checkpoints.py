@@ -12,6 +12,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from ..atomic_files import write_json
 from .interruption import Interruption
+from .token_count import TokenCount
 from .training_budget import TrainingBudget
 
 _PREFIX = "step-"
@@ -29,6 +30,7 @@ class ResumableCheckpoints(TrainerCallback):
             (`save_strategy="no"`).
         budget ([`TrainingBudget`]): Its state goes into each checkpoint.
         interruption ([`Interruption`]): When requested, the Trainer saves and stops after the step.
+        tokens ([`TokenCount`], *optional*): Its count goes into each checkpoint too.
         every_seconds (`float`, *optional*, defaults to 60.0): Seconds between two checkpoints.
         clock (`Callable[[], float]`, *optional*, defaults to `time.monotonic`): Returns the time in seconds.
     """
@@ -39,12 +41,14 @@ class ResumableCheckpoints(TrainerCallback):
         budget: TrainingBudget,
         interruption: Interruption,
         *,
+        tokens: TokenCount | None = None,
         every_seconds: float = 60.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.folder = folder
         self._budget = budget
         self._interruption = interruption
+        self._tokens = TokenCount() if tokens is None else tokens
         self._every_seconds = every_seconds
         self._clock = clock
         self._last_saved = clock()
@@ -55,8 +59,10 @@ class ResumableCheckpoints(TrainerCallback):
         return max(complete, key=_step_of, default=None)
 
     def restore_budget(self, checkpoint: Path) -> None:
-        """Reads back the time that was spent up to a checkpoint."""
-        self._budget.load_state_dict(json.loads((checkpoint / _BUDGET_FILE).read_text(encoding="utf-8")))
+        """Reads back the time that was spent up to a checkpoint, and the tokens that were counted."""
+        state = json.loads((checkpoint / _BUDGET_FILE).read_text(encoding="utf-8"))
+        self._budget.load_state_dict(state)
+        self._tokens.num_tokens = int(state["num_tokens"])
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -78,7 +84,7 @@ class ResumableCheckpoints(TrainerCallback):
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         written = self.folder / f"checkpoint-{state.global_step}"
-        write_json(written / _BUDGET_FILE, self._budget.state_dict())
+        write_json(written / _BUDGET_FILE, {**self._budget.state_dict(), "num_tokens": self._tokens.num_tokens})
         older = [path for path in self.folder.glob(f"{_PREFIX}*") if path.is_dir()]
         os.replace(written, self.folder / f"{_PREFIX}{state.global_step}")
         for path in older:
