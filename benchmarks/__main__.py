@@ -19,7 +19,7 @@ def run_short(seed: int, rounds: int, write: bool) -> None:
         for figure in measurement():
             print(figure.line(), flush=True)
             figures.append(figure)
-    print(f"{time.monotonic() - start:.0f} s")
+    print(f"{time.monotonic() - start:.0f} s, {time.process_time():.0f} s of CPU time")
     if write:
         facts = circumstances("python -m benchmarks --write", seed=seed, equal=EQUAL)
         write_section(
