@@ -93,7 +93,14 @@ def _number(value: float) -> str:
 
 
 def speed_figure(
-    name: str, result: Race, ours: str, reference: str, *, target: float | None = None, note: str = ""
+    name: str,
+    result: Race,
+    ours: str,
+    reference: str,
+    *,
+    unit: str = "tokens/s",
+    target: float | None = None,
+    note: str = "",
 ) -> Figure:
     """The speed of contestant `ours` against contestant `reference`."""
     spread: Spread = result.speedup(ours, reference)
@@ -105,6 +112,7 @@ def speed_figure(
         ours=result.tokens_per_second(ours),
         reference=result.tokens_per_second(reference),
         reference_name=reference,
+        unit=unit,
         target=target,
         note=note,
     )

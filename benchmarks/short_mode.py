@@ -3,93 +3,20 @@
 from collections.abc import Callable, Iterator
 from functools import partial
 
-import torch
-
-from .batches import Batch, padding_share, source_batch, training_batches
-from .decoding_speed import Decoding, check_equal_search, equal_output_share
-from .interleaved import race
-from .lengths import sentence_lengths
-from .memory import saved_bytes
-from .peers_transformers import build_bart, build_ours
-from .results import Figure, speed_figure
-from .sizes import TINY, Size
-from .training_speed import TrainingPass, check_equal_loss
+from .measurements import measure_decoding, measure_training
+from .results import Figure
+from .sizes import TINY
 
 Measurement = Callable[[], list[Figure]]
 
-EQUAL = (
-    "weights (ours are converted from BART's; losses without dropout checked to 1e-4), data, float32, SDPA attention, "
-    "dropout 0.1, AdamW, batch size, number of generated tokens (forced), beams"
-)
 
-NEW_TOKENS = 64
-
-
-def measure_training(size: Size, *, grouped: bool, seed: int, rounds: int, target: float | None) -> list[Figure]:
-    """Real tokens a second of training steps, ours without and with logits, and activation memory."""
-    kind = "length-grouped" if grouped else "random"
-    batches = training_batches(grouped=grouped, vocab_size=size.vocab, seed=seed)
-    note = f"{padding_share(batches):.0%} of the positions are padding"
-    bart = build_bart(size, seed)
-    ours, with_logits = build_ours(bart), build_ours(bart)
-    with_logits.config.return_logits_in_training = True
-    check_equal_loss(bart, ours, batches[0])
-    contestants = {"BART": bart, "ours": ours, "ours with logits": with_logits}
-    result = race({name: TrainingPass(model, batches) for name, model in contestants.items()}, rounds=rounds)
-    name = f"{size.name}: training, {kind} batches of 32"
-    return [
-        speed_figure(name, result, "ours", "BART", target=target, note=note),
-        speed_figure(f"{name}, return_logits_in_training=True", result, "ours with logits", "BART", note=note),
-        memory_figure(f"{size.name}: activation memory, {kind} batches of 32", bart, ours, batches),
-    ]
-
-
-def memory_figure(name: str, bart: torch.nn.Module, ours: torch.nn.Module, batches: list[Batch]) -> Figure:
-    """Bytes kept for the backward pass, summed over the batches, ours divided by BART's."""
-
-    def total(model: torch.nn.Module) -> float:
-        return sum(saved_bytes(model.train(), batch) for batch in batches) / 2**20
-
-    own, other = total(ours), total(bart)
-    ratio = own / other
-    return Figure(name, ratio, ratio, ratio, own, other, unit="MiB", target=0.70, at_most=True)
-
-
-def measure_decoding(
-    size: Size,
-    *,
-    beams: int,
-    batch_size: int,
-    source_length: int | None,
-    seed: int,
-    rounds: int,
-    target: float | None,
-    new_tokens: int = NEW_TOKENS,
-) -> list[Figure]:
-    """
-    Generated tokens a second.
-
-    Args:
-        source_length (`int`, *optional*): Tokens of every source; None draws realistic lengths.
-    """
-    lengths = sentence_lengths(batch_size, seed) if source_length is None else [source_length] * batch_size
-    source = source_batch(lengths, size.vocab, seed)
-    bart = build_bart(size, seed)
-    contestants = {"BART": bart, "ours": build_ours(bart)}
-    runs = {name: Decoding(model, source, new_tokens=new_tokens, beams=beams) for name, model in contestants.items()}
-    check_equal_search(runs["BART"], runs["ours"])
-    note = f"{new_tokens} new tokens, {equal_output_share(runs['BART'], runs['ours']):.0%} of them alike"
-    result = race(runs, rounds=rounds)
-    search = "greedy" if beams == 1 else f"{beams} beams"
-    sources = "realistic source lengths" if source_length is None else f"{source_length:,} source tokens"
-    name = f"{size.name}: {search}, batch {batch_size}, {sources}"
-    return [speed_figure(name, result, "ours", "BART", target=target, note=note)]
-
-
-def short_measurements(seed: int, rounds: int) -> Iterator[Measurement]:
-    """Everything that the short mode measures, in order."""
+def short_measurements(seed: int, rounds: int) -> Iterator[tuple[str, Measurement]]:
+    """Everything that the short mode measures, by name and in order."""
     for grouped, target in ((False, 2.5), (True, 1.1)):
-        yield partial(measure_training, TINY, grouped=grouped, seed=seed, rounds=rounds, target=target)
+        yield (
+            f"training, grouped {grouped}",
+            partial(measure_training, TINY, grouped=grouped, seed=seed, rounds=rounds, target=target),
+        )
     for beams, batch_size, source_length, target in (
         (1, 1, 32, 1.7),
         (1, 32, None, 1.4),
@@ -97,13 +24,16 @@ def short_measurements(seed: int, rounds: int) -> Iterator[Measurement]:
         (4, 8, 256, 2.0),
         (4, 8, 1024, 3.0),
     ):
-        yield partial(
-            measure_decoding,
-            TINY,
-            beams=beams,
-            batch_size=batch_size,
-            source_length=source_length,
-            seed=seed,
-            rounds=rounds,
-            target=target,
+        yield (
+            f"decoding, {beams} beams, batch {batch_size}, source {source_length}",
+            partial(
+                measure_decoding,
+                TINY,
+                beams=beams,
+                batch_size=batch_size,
+                source_length=source_length,
+                seed=seed,
+                rounds=rounds,
+                target=target,
+            ),
         )

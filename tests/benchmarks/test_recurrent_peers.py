@@ -42,6 +42,18 @@ def test_plain_loss_has_a_gradient_for_every_weight_and_ignores_padding(cell_typ
     torch.testing.assert_close(plain.loss(longer), plain.loss(batch))
 
 
+def test_plain_loss_is_the_mean_over_labels() -> None:
+    plain = build_plain(SMALL, "gru", "dot", seed=0).eval()
+    batch = {
+        "input_ids": torch.tensor([[5, 6]]),
+        "attention_mask": torch.ones(1, 2),
+        "labels": torch.tensor([[7, 8, -100]]),
+    }
+    logits, _ = plain.decode(torch.tensor([[1, 7]]), *plain.encode(batch["input_ids"])[::-1], batch["attention_mask"])
+    expected = -logits.log_softmax(dim=-1)[0, [0, 1], [7, 8]].mean()
+    torch.testing.assert_close(plain.loss(batch), expected)
+
+
 def test_plain_steps_compute_what_a_whole_sequence_does() -> None:
     plain = build_plain(SMALL, "gru", "dot", seed=0).eval()
     source, states = plain.encode(torch.tensor([[5, 6, 7]]))
