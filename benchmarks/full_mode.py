@@ -44,7 +44,7 @@ NOT_EQUAL = (
 )
 
 NOT_MEASURED = [
-    "GPU: nothing here was run on one.",
+    "GPU: the benchmarks have no mode for one yet (wall time, share of the card's peak, peak memory).",
     "CTranslate2: there is no conversion of our models to it yet.",
     "Beams of `nn.Transformer` and x-transformers: neither has beam search.",
 ]

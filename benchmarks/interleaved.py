@@ -12,8 +12,6 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-import torch
-
 MIN_ROUNDS = 5
 """Fewer pairs show no spread."""
 
@@ -28,17 +26,6 @@ class UnequalWorkError(ValueError):
 def cpu_seconds() -> float:
     """Seconds of CPU time of this process, all threads together; other processes do not count."""
     return time.process_time()
-
-
-def cuda_seconds() -> float:
-    """Wall seconds once the GPU has nothing left to do."""
-    torch.cuda.synchronize()
-    return time.perf_counter()
-
-
-def clock_of(device: str) -> Callable[[], float]:
-    """The clock for `device` (`"cpu"` or `"cuda"`): CPU time, or wall time of a GPU that has finished."""
-    return cuda_seconds if device == "cuda" else cpu_seconds
 
 
 @dataclass(frozen=True)
@@ -120,7 +107,7 @@ def race(
     Args:
         contestants (`Mapping[str, Contestant]`): By name.
         rounds (`int`): At least `MIN_ROUNDS`.
-        clock: Seconds, see [`clock_of`].
+        clock: Returns seconds; by default CPU time.
 
     Raises:
         ValueError: Too few rounds.

@@ -146,11 +146,9 @@ def cpu_name() -> str:
         return platform.processor() or platform.machine()
 
 
-def circumstances(command: str, *, seed: int, device: str = "cpu", equal: str) -> str:
+def circumstances(command: str, *, seed: int, equal: str) -> str:
     """What must be known beside any figure: hardware, versions, date, command, seed and what was equal."""
     hardware = f"{cpu_name()}, {torch.get_num_threads()} thread(s)"
-    if device == "cuda":
-        hardware = f"{torch.cuda.get_device_name()}, host {hardware}"
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("torch", "transformers"))
     return (
         f"- Command: `{command}`, seed {seed}\n"
