@@ -58,7 +58,6 @@ class TorchTransformer(nn.Module):
             self._embed(ids, self.target_positions),
             source,
             tgt_mask=causal,
-            tgt_is_causal=True,
             memory_key_padding_mask=batch["attention_mask"] == 0,
         )
         return states
