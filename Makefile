@@ -10,7 +10,7 @@ PYTHON ?=#        the Python that the environments are made from; by default the
 WORKERS ?= 2#     test processes, one thread each; 0 runs the tests in one process with all threads
 PIP_ARGS ?=#      more options for pip, e.g. an index of CPU builds of torch
 PYTEST_ARGS ?=#   more options for pytest
-ARGS ?=#          more options for the quickstart
+ARGS ?=#          more options for the quickstart or the benchmarks
 
 VENV := .venv
 LOWEST := .venv-lowest
@@ -85,7 +85,7 @@ lint: $(VENV)/.dev ## ruff: rules and format
 	@$(VENV)/bin/python -m ruff format --check .
 
 .PHONY: types
-types: $(VENV)/.dev ## mypy on src
+types: $(VENV)/.dev ## mypy on src and benchmarks
 	@$(VENV)/bin/python -m mypy
 
 .PHONY: format
@@ -93,10 +93,14 @@ format: $(VENV)/.dev ## mend what ruff can mend
 	@$(VENV)/bin/python -m ruff check --fix .
 	@$(VENV)/bin/python -m ruff format .
 
+.PHONY: bench
+bench: $(VENV)/.dev ## speed and memory beside BART, under ten minutes; ARGS=--write puts them into benchmarks/RESULTS.md
+	@HF_HUB_OFFLINE=1 $(VENV)/bin/python -m benchmarks $(ARGS)
+
 .PHONY: clean
 clean: ## remove the environments, caches and builds (never what a run has trained)
 	@rm -rf $(VENV) $(LOWEST) build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
-	@find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	@find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.created $(LOWEST)/.created:
 	@$(find_python); \

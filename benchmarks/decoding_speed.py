@@ -1,0 +1,66 @@
+"""Decoding through `generate()`, with forced lengths so that random weights write equally much."""
+
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from .batches import Batch
+from .interleaved import UnequalWorkError
+from .sizes import END, PAD, START
+
+
+class Decoding:
+    """
+    A contestant: one call of `generate()`; its tokens are those it wrote, the start token not counted.
+
+    Args:
+        model (`PreTrainedModel`): Set to evaluation mode.
+        source (`Batch`): `input_ids` and `attention_mask` of shape `(batch_size, source_length)`.
+        new_tokens (`int`): Tokens that every row gets: neither fewer nor more.
+        beams (`int`): 1 is greedy search.
+    """
+
+    def __init__(self, model: PreTrainedModel, source: Batch, *, new_tokens: int, beams: int = 1) -> None:
+        self.model, self.source = model.eval(), source
+        self.settings: dict[str, Any] = {
+            "num_beams": beams,
+            "do_sample": False,
+            "min_new_tokens": new_tokens,
+            "max_new_tokens": new_tokens,
+            "pad_token_id": PAD,
+            "eos_token_id": END,
+            "decoder_start_token_id": START,
+        }
+
+    def write(self) -> torch.Tensor:
+        """Generated ids `(batch_size, 1 + new_tokens)`, the start token first."""
+        ids: torch.Tensor = self.model.generate(**self.source, **self.settings)
+        return ids
+
+    def __call__(self) -> int:
+        written = self.write()[:, 1:]
+        if written.shape[1] != self.settings["max_new_tokens"] or bool((written == END).any()):
+            raise UnequalWorkError(
+                f"Every row must get {self.settings['max_new_tokens']} tokens and no end token, got ids of shape "
+                f"{tuple(written.shape)}. Take length rules out of the model's generation config."
+            )
+        return written.numel()
+
+
+def check_equal_search(one: Decoding, two: Decoding) -> None:
+    """
+    Two contestants must decode the same sources with the same settings.
+
+    Raises:
+        UnequalWorkError: Sources or search settings differ.
+    """
+    if one.settings != two.settings:
+        raise UnequalWorkError(f"Search settings must be equal, got {one.settings} and {two.settings}.")
+    if any(not torch.equal(one.source[name], two.source[name]) for name in ("input_ids", "attention_mask")):
+        raise UnequalWorkError("Both contestants must decode the same sources, got different ones.")
+
+
+def equal_output_share(one: Decoding, two: Decoding) -> float:
+    """Part of all generated tokens that both write alike, 0 to 1."""
+    return float((one.write() == two.write()).float().mean())

@@ -1,0 +1,105 @@
+"""What every mode measures: training steps, activation memory, and decoding, ours beside another."""
+
+import torch
+from transformers import PreTrainedModel
+
+from .batches import Batch, padding_share, source_batch, training_batches
+from .decoding_speed import Decoding, check_equal_search, equal_output_share
+from .interleaved import race
+from .lengths import SIGMA, sentence_lengths
+from .memory import saved_bytes
+from .peers_transformers import build_bart, build_ours
+from .results import Figure, speed_figure
+from .sizes import Size
+from .training_speed import TrainingPass, check_equal_loss
+
+BATCH_SIZE = 32
+NEW_TOKENS = 64
+
+EQUAL = (
+    "weights (ours are converted from BART's; losses without dropout checked to 1e-4), data, float32, SDPA attention, "
+    "dropout 0.1, AdamW, batch size, number of generated tokens (forced), beams"
+)
+
+
+def measure_training(
+    size: Size,
+    *,
+    grouped: bool,
+    seed: int,
+    rounds: int,
+    target: float | None,
+    count: int = 3,
+    sigma: float = SIGMA,
+) -> list[Figure]:
+    """
+    Real tokens a second of training steps, ours without and with logits, and activation memory.
+
+    Args:
+        count (`int`): Batches of one run.
+        sigma (`float`): Deviation of the logarithm of the sentence lengths.
+    """
+    kind = "length-grouped" if grouped else "random"
+    batches = training_batches(grouped=grouped, vocab_size=size.vocab, seed=seed, count=count, sigma=sigma)
+    note = f"{padding_share(batches):.0%} of the positions are padding"
+    bart = build_bart(size, seed)
+    ours, with_logits = build_ours(bart), build_ours(bart)
+    with_logits.config.return_logits_in_training = True
+    check_equal_loss(bart, ours, batches[0])
+    contestants = {"BART": bart, "ours": ours, "ours with logits": with_logits}
+    result = race({name: TrainingPass(model, batches) for name, model in contestants.items()}, rounds=rounds)
+    what = f"{kind} batches of {BATCH_SIZE}" + ("" if sigma == SIGMA else f", lengths of deviation {sigma}")
+    name = f"{size.name}: training, {what}"
+    return [
+        speed_figure(name, result, "ours", "BART", target=target, note=note),
+        speed_figure(f"{name}, return_logits_in_training=True", result, "ours with logits", "BART", note=note),
+        memory_figure(f"{size.name}: activation memory, {what}", bart, ours, batches),
+    ]
+
+
+def memory_figure(name: str, bart: torch.nn.Module, ours: torch.nn.Module, batches: list[Batch]) -> Figure:
+    """Bytes kept for the backward pass, summed over the batches, ours divided by BART's."""
+
+    def total(model: torch.nn.Module) -> float:
+        return sum(saved_bytes(model.train(), batch) for batch in batches) / 2**20
+
+    own, other = total(ours), total(bart)
+    ratio = own / other
+    return Figure(name, ratio, ratio, ratio, own, other, unit="MiB", target=0.70, at_most=True)
+
+
+def measure_decoding(
+    size: Size,
+    *,
+    beams: int,
+    batch_size: int,
+    source_length: int | None,
+    seed: int,
+    rounds: int,
+    target: float | None = None,
+    new_tokens: int = NEW_TOKENS,
+    other: PreTrainedModel | None = None,
+    other_name: str = "BART",
+) -> list[Figure]:
+    """
+    Generated tokens a second.
+
+    Args:
+        source_length (`int`, *optional*): Tokens of every source; None draws realistic lengths.
+        other (`PreTrainedModel`, *optional*): Whom ours is compared with; by default the BART it is made from.
+    """
+    lengths = sentence_lengths(batch_size, seed) if source_length is None else [source_length] * batch_size
+    source = source_batch(lengths, size.vocab, seed)
+    bart = build_bart(size, seed)
+    contestants: dict[str, PreTrainedModel] = {other_name: other if other is not None else bart}
+    contestants["ours"] = build_ours(bart)
+    runs = {name: Decoding(model, source, new_tokens=new_tokens, beams=beams) for name, model in contestants.items()}
+    check_equal_search(runs[other_name], runs["ours"])
+    note = f"{new_tokens} new tokens"
+    if other is None:
+        note += f", {equal_output_share(runs['BART'], runs['ours']):.0%} of them alike"
+    result = race(runs, rounds=rounds)
+    search = "greedy" if beams == 1 else f"{beams} beams"
+    sources = "realistic source lengths" if source_length is None else f"{source_length:,} source tokens"
+    name = f"{size.name}: {search}, batch {batch_size}, {sources}"
+    return [speed_figure(name, result, "ours", other_name, target=target, note=note)]

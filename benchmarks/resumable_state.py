@@ -1,0 +1,105 @@
+"""Finished measurements in a file, so that a long run can be stopped and taken up again."""
+
+import hashlib
+import importlib.metadata
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import hf_custom_decoder
+from hf_custom_decoder.atomic_files import write_json
+
+from .results import Figure, cpu_name
+
+STATE_FOLDER = Path(__file__).parent / "state"
+
+
+def code_digest() -> str:
+    """A short digest of our package and of the benchmarks: figures of different code are never put together."""
+    folders = (Path(hf_custom_decoder.__file__).parent, Path(__file__).parent)
+    digest = hashlib.sha256()
+    for folder in folders:
+        for path in sorted(folder.rglob("*.py")):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+class ResumableState:
+    """
+    Figures by the name of their measurement, written after each of them.
+
+    Args:
+        path (`Path`): A JSON file; made where it is missing.
+        settings (`dict`): What the figures depend on (seed, rounds, ...); versions, processor and a
+            digest of the code are added.
+
+    Raises:
+        ValueError: The file holds figures of other settings.
+    """
+
+    def __init__(self, path: Path, settings: dict[str, Any]) -> None:
+        versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers")}
+        self.path, self.settings = (
+            path,
+            {
+                **settings,
+                **versions,
+                "processor": cpu_name(),
+                "code": code_digest(),
+            },
+        )
+        self.entries: dict[str, list[dict[str, Any]]] = {}
+        if path.exists():
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if content["settings"] != self.settings:
+                raise ValueError(
+                    f"{path} holds figures of other settings: {content['settings']}, now {self.settings}. Pass "
+                    "`--restart` to measure everything anew."
+                )
+            self.entries = content["entries"]
+
+    def figures(self, name: str) -> list[Figure] | None:
+        """The figures of a finished measurement, or None."""
+        entry = self.entries.get(name)
+        return None if entry is None else [Figure(**fields) for fields in entry]
+
+    def store(self, name: str, figures: list[Figure]) -> None:
+        """Keep the figures of a measurement, on disk too."""
+        self.entries[name] = [figure.as_json() for figure in figures]
+        write_json(self.path, {"settings": self.settings, "entries": self.entries})
+
+
+def run_all(
+    measurements: Sequence[tuple[str, Callable[[], list[Figure]]]],
+    state: ResumableState,
+    show: Callable[[str], None],
+    clock: Callable[[], float] = time.monotonic,
+) -> list[Figure]:
+    """
+    Run what is not finished yet, showing progress and the time left.
+
+    Args:
+        measurements: Names and what measures.
+        state ([`ResumableState`]).
+        show: Called with each line.
+
+    Returns:
+        The figures of all measurements, in order.
+    """
+    waiting = [name for name, _ in measurements if state.figures(name) is None]
+    start, figures = clock(), []
+    for index, (name, measure) in enumerate(measurements, 1):
+        kept = state.figures(name)
+        if kept is None:
+            done = len([one for one, _ in measurements[: index - 1] if one in waiting])
+            left = (clock() - start) / done * (len(waiting) - done) / 60 if done else None
+            about = "" if left is None else f", about {left:.0f} min left"
+            show(f"[{index}/{len(measurements)}] {name}{about}")
+            kept = measure()
+            state.store(name, kept)
+        for figure in kept:
+            show("  " + figure.line())
+        figures.extend(kept)
+    return figures
