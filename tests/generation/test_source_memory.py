@@ -3,7 +3,9 @@
 import pytest
 import torch
 
+from hf_custom_decoder.models import generation_custom_seq2seq
 from hf_custom_decoder.models.cache_custom_seq2seq import CustomSeq2SeqCache
+from hf_custom_decoder.models.decoding_step_transformer_decoder import TransformerDecodingStep
 from tests.factories import ALL_VARIANTS, tiny_config
 from tests.generation.helpers import batch, causal, seq2seq
 
@@ -70,10 +72,25 @@ def test_beams_never_copy_the_source(monkeypatch):
 
     orders = []
     monkeypatch.setattr(CustomSeq2SeqCache, "reorder_cache", watched)
+    monkeypatch.setattr(generation_custom_seq2seq, "can_step", lambda *arguments: False)
     seq2seq().generate(**batch(), max_new_tokens=8, num_beams=NUM_BEAMS, eos_token_id=-1)
     assert len(orders) == 8
     assert any(order != sorted(set(order)) for order in orders)  # beams did change places
     assert len(addresses) == 1
+
+
+def test_beams_of_decoding_steps_never_copy_the_source(monkeypatch):
+    addresses, reorder = [], TransformerDecodingStep.reorder
+
+    def watched(step, rows):
+        reorder(step, rows)
+        addresses.append(tuple(states.data_ptr() for states in (*step.source.keys, *step.source.values)))
+        assert all(states.shape[0] == 3 * step.source.num_heads for states in step.source.keys)
+
+    monkeypatch.setattr(TransformerDecodingStep, "reorder", watched)
+    seq2seq().generate(**batch(), max_new_tokens=8, num_beams=NUM_BEAMS, eos_token_id=-1)
+    assert len(addresses) > 1  # beams did change places
+    assert len(set(addresses)) == 1
 
 
 @pytest.mark.parametrize("options", [{}, {"num_beams": NUM_BEAMS}, {"num_beams": NUM_BEAMS, "early_stopping": True}])

@@ -13,6 +13,7 @@ from transformers.utils import logging
 
 from .cache_custom_seq2seq import CustomSeq2SeqCache, build_cross_attention_cache
 from .cache_recurrent_layer import with_recurrent_layers
+from .fast_generation_custom_seq2seq import beam_search, can_step, sample
 from .inputs_custom_seq2seq import position_ids_from_mask
 from .user_decoder_custom_seq2seq import is_user_decoder, with_user_layers
 
@@ -170,6 +171,50 @@ class SharedSourceGenerationMixin:
                     for name, value in outputs.items()
                 }
             )
+
+    def _sample(
+        self,
+        input_ids: torch.LongTensor,
+        logits_processor: Any,
+        stopping_criteria: Any,
+        generation_config: GenerationConfig,
+        synced_gpus: bool = False,
+        streamer: Any = None,
+        **model_kwargs: Any,
+    ) -> Any:
+        """As in transformers, through a decoding step where nothing asks for more than ids, scores and cache."""
+        if synced_gpus or streamer is not None or not can_step(self, generation_config, model_kwargs):
+            return super()._sample(  # type: ignore[misc]
+                input_ids,
+                logits_processor=logits_processor,
+                stopping_criteria=stopping_criteria,
+                generation_config=generation_config,
+                synced_gpus=synced_gpus,
+                streamer=streamer,
+                **model_kwargs,
+            )
+        return sample(self, input_ids, logits_processor, stopping_criteria, generation_config, model_kwargs)
+
+    def _beam_search(
+        self,
+        input_ids: torch.LongTensor,
+        logits_processor: Any,
+        stopping_criteria: Any,
+        generation_config: GenerationConfig,
+        synced_gpus: bool = False,
+        **model_kwargs: Any,
+    ) -> Any:
+        """As in transformers, through a decoding step where nothing asks for more than ids, scores and cache."""
+        if synced_gpus or generation_config.low_memory or not can_step(self, generation_config, model_kwargs):
+            return super()._beam_search(  # type: ignore[misc]
+                input_ids,
+                logits_processor=logits_processor,
+                stopping_criteria=stopping_criteria,
+                generation_config=generation_config,
+                synced_gpus=synced_gpus,
+                **model_kwargs,
+            )
+        return beam_search(self, input_ids, logits_processor, stopping_criteria, generation_config, model_kwargs)
 
     def prepare_inputs_for_generation(
         self,

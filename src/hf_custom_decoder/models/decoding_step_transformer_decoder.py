@@ -1,0 +1,351 @@
+"""
+One step of the Transformer decoder with as few calls as it takes: the fast twin of `TransformerDecoderModel.forward`
+for one new token a row, used inside `generate()`.
+
+Legend: B source rows, R decoder rows, P tokens before this one, S source length, E width, H heads, K key heads, G
+query heads of each, D width of a head, V vocabulary.
+"""
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.cache_utils import Cache, EncoderDecoderCache
+
+from .cache_custom_seq2seq import CustomSeq2SeqCache
+from .cache_recurrent_layer import RECURRENT_MIXERS
+from .inputs_custom_seq2seq import check_length
+from .laid_out_weights_custom_seq2seq import laid_out
+from .positions_custom_seq2seq import alibi_slopes, rotate
+
+BLOCK = 64
+"""Tokens by which key and value buffers grow, at least."""
+
+
+class TokenBuffer:
+    """
+    Vectors of all tokens so far, time first, so that a step writes one block and a reorder copies one.
+
+    Args:
+        filled (`torch.Tensor` of shape `(P, R, width)`).
+    """
+
+    def __init__(self, filled: torch.Tensor) -> None:
+        self.length = filled.shape[0]
+        self.buffer = filled.new_empty((self.length + BLOCK, *filled.shape[1:]))
+        self.buffer[: self.length] = filled
+
+    def append(self, vectors: torch.Tensor) -> torch.Tensor:
+        """Add `(R, width)`; returns all, `(P + 1, R, width)`."""
+        if self.length == self.buffer.shape[0]:
+            grown = self.buffer.new_empty((2 * self.length, *self.buffer.shape[1:]))
+            grown[: self.length] = self.buffer
+            self.buffer = grown
+        self.buffer[self.length] = vectors
+        self.length += 1
+        return self.buffer[: self.length]
+
+    def select(self, rows: torch.Tensor) -> None:
+        """Row i goes on from row `rows[i]`."""
+        moved = self.buffer.new_empty((self.buffer.shape[0], rows.shape[0], self.buffer.shape[2]))
+        torch.index_select(self.buffer[: self.length], 1, rows, out=moved[: self.length])
+        self.buffer = moved
+
+    @property
+    def filled(self) -> torch.Tensor:
+        """All so far, `(P, R, width)`."""
+        return self.buffer[: self.length]
+
+
+class Source:
+    """
+    What all layers read of the source, shared by the decoder rows that have it in common.
+
+    Args:
+        cache ([`CustomSeq2SeqCache`]): Filled.
+        mask (`torch.Tensor` of shape `(B, S)`, *optional*): 1 for tokens.
+        num_rows (`int`): R.
+        dtype: Of the scores.
+    """
+
+    def __init__(
+        self, cache: CustomSeq2SeqCache, mask: torch.Tensor | None, num_rows: int, dtype: torch.dtype
+    ) -> None:
+        layers: Any = cache.cross_attention_cache.layers
+        num_sources, self.num_heads = layers[0].keys.shape[:2]
+        self.rows_per_source = num_rows // num_sources
+        for layer in layers:  # laid out once; the views of the first pass are let go
+            layer.keys, layer.values = layer.keys.contiguous(), layer.values.contiguous()
+        self.keys = [layer.keys.flatten(0, 1).transpose(1, 2) for layer in layers]  # (B * K, D, S)
+        self.values = [layer.values.flatten(0, 1) for layer in layers]  # (B * K, S, D)
+        self.bias: torch.Tensor | None = None
+        if mask is not None and not bool((mask != 0).all()):
+            keep = mask != 0
+            keep = keep | ~keep.any(dim=-1, keepdim=True)
+            bias = torch.zeros(keep.shape, dtype=dtype).masked_fill_(~keep, torch.finfo(dtype).min)
+            self.bias = bias.repeat_interleave(self.num_heads, dim=0)[:, None]  # (B * K, 1, S)
+
+    def attend(self, layer_idx: int, queries: torch.Tensor, scale: float) -> torch.Tensor:
+        """`(R, H * D)` to the same."""
+        keys, values = self.keys[layer_idx], self.values[layer_idx]
+        shared, heads, head_dim = self.rows_per_source, self.num_heads, values.shape[2]
+        if shared == 1:
+            grouped = queries.view(keys.shape[0], -1, head_dim)  # (B * K, G, D)
+        else:
+            grouped = queries.view(-1, shared, heads, queries.shape[1] // (heads * head_dim), head_dim)
+            grouped = grouped.transpose(1, 2).reshape(keys.shape[0], -1, head_dim)  # (B * K, rows * G, D)
+        output = attend(grouped, keys, values, self.bias, scale)
+        if shared == 1:
+            return output.reshape(queries.shape)
+        return (
+            output.view(-1, heads, shared, output.shape[1] // shared, head_dim).transpose(1, 2).reshape(queries.shape)
+        )
+
+    def select(self, rows: torch.Tensor) -> None:
+        """Keep these source rows."""
+        heads = (rows[:, None] * self.num_heads + torch.arange(self.num_heads)).flatten()
+        self.keys = [one.transpose(1, 2).index_select(0, heads).transpose(1, 2) for one in self.keys]
+        self.values = [one.index_select(0, heads) for one in self.values]
+        self.bias = None if self.bias is None else self.bias.index_select(0, heads)
+
+
+def attend(
+    queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, bias: torch.Tensor | None, scale: float
+) -> torch.Tensor:
+    """Scaled dot-product attention over `(N, L, D)`, `(N, D, S)` and `(N, S, D)`, `bias` added to the scores."""
+    if bias is None:
+        scores = torch.bmm(queries, keys)
+        scores *= scale
+    else:
+        scores = torch.baddbmm(bias, queries, keys, alpha=scale)
+    return torch.bmm(torch.softmax(scores, dim=-1), values)
+
+
+class AttentionStep:
+    """Self-attention of one layer over its buffers; a sliding window reads their ends."""
+
+    def __init__(self, module: Any, window: int | None, cache_layer: Any, num_tokens: int) -> None:
+        self.module, self.window = module, window
+        self.num_heads, self.head_dim, self.scale = module.num_heads, module.head_dim, module.scaling
+        self.num_key_heads = module.num_heads // module.num_key_value_groups
+        self.project, self.out = laid_out(module.q_proj, module.k_proj, module.v_proj), laid_out(module.out_proj)
+        self.has_norm = not isinstance(module.q_norm, nn.Identity)
+        inner, shared = self.num_heads * self.head_dim, self.num_key_heads * self.head_dim
+        self.sizes = [inner, shared, shared]
+        # A sliding cache layer has let go of older tokens, which no later token sees: zeros stand in for them.
+        missing = num_tokens - cache_layer.keys.shape[2]
+        self.keys, self.values = (
+            TokenBuffer(nn.functional.pad(one.permute(2, 0, 1, 3).flatten(2), (0, 0, 0, 0, max(missing, 0), 0)))
+            for one in (cache_layer.keys, cache_layer.values)
+        )
+
+    def __call__(self, hidden_states: torch.Tensor, step: "TransformerDecodingStep") -> torch.Tensor:
+        """`(R, E)` to `(R, E)`."""
+        queries, keys, values = self.project(hidden_states).split(self.sizes, dim=1)
+        num_rows = hidden_states.shape[0]
+        if self.has_norm or step.rotary is not None:
+            queries, keys = (one.view(num_rows, -1, 1, self.head_dim) for one in (queries, keys))
+            if self.has_norm:
+                queries, keys = self.module.q_norm(queries), self.module.k_norm(keys)
+            if step.rotary is not None:
+                queries, keys = rotate(queries, *step.rotary), rotate(keys, *step.rotary)
+            keys = keys.reshape(num_rows, -1)
+        all_keys, all_values = self.keys.append(keys), self.values.append(values)  # (P + 1, R, K * D)
+        bias = step.bias
+        if self.window is not None:
+            all_keys, all_values = all_keys[-self.window :], all_values[-self.window :]
+            bias = None if bias is None else bias[..., -self.window :]
+        length = all_keys.shape[0]
+        output = attend(
+            queries.reshape(num_rows * self.num_key_heads, -1, self.head_dim),
+            all_keys.view(length, -1, self.head_dim).permute(1, 2, 0),
+            all_values.view(length, -1, self.head_dim).transpose(0, 1),
+            bias,
+            self.scale,
+        )
+        return self.out(output.view(num_rows, -1))
+
+    def select(self, rows: torch.Tensor) -> None:
+        """Row i goes on from row `rows[i]`."""
+        self.keys.select(rows)
+        self.values.select(rows)
+
+    def store(self, cache_layer: Any, num_tokens: int) -> None:
+        """Write the state back into its cache layer."""
+        for name, buffer in (("keys", self.keys), ("values", self.values)):
+            states = buffer.filled.unflatten(2, (-1, self.head_dim)).permute(1, 2, 0, 3)  # (R, K, P, D)
+            if getattr(cache_layer, "is_sliding", False):
+                states = states[:, :, max(num_tokens + 1 - cache_layer.sliding_window, 0) :]
+                cache_layer.cumulative_length = num_tokens
+            setattr(cache_layer, name, states)
+
+
+class RecurrenceStep:
+    """One step of a linear recurrence: see [`LinearRecurrence`]."""
+
+    def __init__(self, module: Any, cache_layer: Any) -> None:
+        self.is_ssru = module.mixer_type == "ssru"
+        self.project = laid_out(module.gate_proj, module.input_proj)
+        self.state: torch.Tensor = cache_layer.states[0]
+
+    def __call__(self, hidden_states: torch.Tensor, step: "TransformerDecodingStep") -> torch.Tensor:
+        """`(R, E)` to `(R, E)`."""
+        gate, inputs = self.project(hidden_states).chunk(2, dim=1)
+        gate = torch.sigmoid(gate)
+        start, end = (inputs, self.state) if self.is_ssru else (self.state, inputs)
+        self.state = torch.lerp(start, end, gate)
+        return torch.relu(self.state) if self.is_ssru else self.state
+
+    def select(self, rows: torch.Tensor) -> None:
+        """Row i goes on from row `rows[i]`."""
+        self.state = self.state.index_select(0, rows)
+
+    def store(self, cache_layer: Any, num_tokens: int) -> None:
+        """Write the state back into its cache layer."""
+        cache_layer.store(cache_layer.kind, (self.state,), num_tokens - cache_layer.get_seq_length())
+
+
+class TransformerDecodingStep:
+    """
+    The decoder and its vocabulary projection for one new token a row, from the state that a first pass has left in the
+    cache. Weights are read where they are or copied for the time of the call; nothing outlives it.
+
+    Args:
+        decoder ([`TransformerDecoderModel`]): In evaluation mode, of plain modules.
+        lm_head (`nn.Linear`): E to V.
+        cache (`Cache`): Filled.
+        mask (`torch.Tensor` of shape `(R, P)`, *optional*): 1 for tokens, 0 for padding in a prefix.
+        source_mask (`torch.Tensor` of shape `(B, S)`, *optional*).
+    """
+
+    def __init__(
+        self,
+        decoder: Any,
+        lm_head: nn.Linear,
+        cache: Cache,
+        num_rows: int,
+        mask: torch.Tensor | None,
+        source_mask: torch.Tensor | None,
+    ) -> None:
+        self.decoder, self.head, config = decoder, laid_out(lm_head), decoder.config
+        self.cache_layers: Any = (
+            cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache
+        ).layers
+        self.num_tokens, self.num_rows = int(cache.get_seq_length()), num_rows
+        dtype = lm_head.weight.dtype
+        self.source = Source(cache, source_mask, num_rows, dtype) if isinstance(cache, CustomSeq2SeqCache) else None
+        self.keep: torch.Tensor | None = None  # (R, P) of booleans, where a prefix holds padding
+        if mask is not None and not bool((mask != 0).all()):
+            self.keep = mask != 0
+        self.positions: Any = self.num_tokens if self.keep is None else self.keep.sum(1)
+        self.slopes: torch.Tensor | None = None
+        if config.position_type == "alibi":
+            self.slopes = torch.tensor(alibi_slopes(config.num_attention_heads), dtype=torch.float32)
+        self.groups = config.num_attention_heads // config.key_value_heads
+        self.key_heads, self.dtype = config.key_value_heads, dtype
+        self.rotary: tuple[torch.Tensor, torch.Tensor] | None = None
+        self.bias: torch.Tensor | None = None
+        self.layers = [
+            self._layer(layer, cache_layer)
+            for layer, cache_layer in zip(decoder.layers, self.cache_layers, strict=True)
+        ]
+
+    def _layer(self, layer: Any, cache_layer: Any) -> tuple[Any, ...]:
+        config = self.decoder.config
+        if layer.mixer_type in RECURRENT_MIXERS:
+            mixer: Any = RecurrenceStep(layer.recurrence, cache_layer)
+        else:
+            window = config.sliding_window if layer.mixer_type == "sliding_attention" else None
+            mixer = AttentionStep(layer.self_attn, window, cache_layer, self.num_tokens)
+        cross = None
+        if self.source is not None:
+            cross = (laid_out(layer.encoder_attn.q_proj), laid_out(layer.encoder_attn.out_proj))
+        inner = [layer.mlp.fc1] if layer.mlp.gate_proj is None else [layer.mlp.gate_proj, layer.mlp.fc1]
+        return layer, mixer, cross, laid_out(*inner), laid_out(layer.mlp.fc2)
+
+    def _prepare(self, ids: torch.Tensor) -> torch.Tensor:
+        """Embeddings `(R, E)` of the new tokens; sets the rotation and the bias of this step."""
+        decoder, positions = self.decoder, self.positions
+        if decoder.config.position_type == "learned":
+            limit = decoder.config.max_position_embeddings
+            check_length(type(decoder).__name__, self.num_tokens + 1, "max_position_embeddings", limit)
+        hidden_states: torch.Tensor = decoder.embed_tokens(ids)
+        is_number = isinstance(positions, int)
+        position_ids = torch.tensor([positions]) if is_number else positions  # (1 or R,)
+        if decoder.embed_positions is not None:
+            embedded = decoder.embed_positions(position_ids, self.num_tokens + 1)
+            hidden_states = hidden_states + embedded.to(hidden_states.dtype)
+        if decoder.rotary_emb is not None:
+            self.rotary = decoder.rotary_emb(hidden_states, position_ids[:, None])
+        if decoder.layernorm_embedding is not None:
+            hidden_states = decoder.layernorm_embedding(hidden_states)
+        if self.keep is not None:
+            self.keep = torch.cat([self.keep, self.keep.new_ones((self.num_rows, 1))], dim=1)
+        self.bias = self._bias()
+        self.positions = positions + 1
+        return hidden_states
+
+    def _bias(self) -> torch.Tensor | None:
+        """What is added to the scores of self-attention, `(R * K or 1, G or 1, P + 1)`: padding and ALiBi."""
+        bias = None
+        if self.slopes is not None:
+            exact = torch.float64 if self.dtype == torch.float64 else torch.float32
+            distance = torch.arange(self.num_tokens, -1, -1, dtype=exact)
+            bias = (-self.slopes.to(exact)[:, None] * distance).to(self.dtype)  # (H, P + 1)
+            bias = bias.view(self.key_heads, self.groups, -1).repeat(self.num_rows, 1, 1)
+        if self.keep is not None:
+            padding = ~self.keep.repeat_interleave(self.key_heads, dim=0)[:, None]  # (R * K, 1, P + 1)
+            bias = torch.zeros(padding.shape, dtype=self.dtype) if bias is None else bias
+            bias = bias.masked_fill(padding, torch.finfo(self.dtype).min)
+        return bias
+
+    def __call__(self, ids: torch.Tensor) -> torch.Tensor:
+        """New ids `(R,)` to logits `(R, V)` of the next ones."""
+        hidden_states = self._prepare(ids)
+        for layer_idx, (layer, mixer, cross, inner, outer) in enumerate(self.layers):
+            is_post = layer.is_post_norm
+            mixed = mixer(hidden_states if is_post else layer.self_attn_layer_norm(hidden_states), self)
+            hidden_states = hidden_states + mixed
+            if is_post:
+                hidden_states = layer.self_attn_layer_norm(hidden_states)
+            if cross is not None:
+                attention, source = layer.encoder_attn, self.source
+                assert source is not None
+                queries = cross[0](hidden_states if is_post else layer.encoder_attn_layer_norm(hidden_states))
+                if not isinstance(attention.q_norm, nn.Identity):
+                    queries = attention.q_norm(queries.unflatten(1, (-1, attention.head_dim))).flatten(1)
+                hidden_states = hidden_states + cross[1](source.attend(layer_idx, queries, attention.scaling))
+                if is_post:
+                    hidden_states = layer.encoder_attn_layer_norm(hidden_states)
+            between = inner(hidden_states if is_post else layer.final_layer_norm(hidden_states))
+            if layer.mlp.gate_proj is None:
+                between = layer.mlp.activation_fn(between)
+            else:
+                gate, value = between.chunk(2, dim=1)
+                between = layer.mlp.activation_fn(gate) * value
+            hidden_states = hidden_states + outer(between)
+            if is_post:
+                hidden_states = layer.final_layer_norm(hidden_states)
+        if self.decoder.layer_norm is not None:
+            hidden_states = self.decoder.layer_norm(hidden_states)
+        self.num_tokens += 1
+        return self.head(hidden_states)
+
+    def reorder(self, rows: torch.Tensor) -> None:
+        """Row i goes on from row `rows[i]`, which has the same source."""
+        for _, mixer, *_ in self.layers:
+            mixer.select(rows)
+        if self.keep is not None:
+            self.keep, self.positions = self.keep.index_select(0, rows), self.positions.index_select(0, rows)
+
+    def keep_rows(self, rows: torch.Tensor) -> None:
+        """Go on with these rows alone, each of which has a source of its own."""
+        self.reorder(rows)
+        self.num_rows = rows.shape[0]
+        if self.source is not None:
+            self.source.select(rows)
+
+    def store(self) -> None:
+        """Write the state back into the cache."""
+        for cache_layer, (_, mixer, *_) in zip(self.cache_layers, self.layers, strict=True):
+            mixer.store(cache_layer, self.num_tokens)

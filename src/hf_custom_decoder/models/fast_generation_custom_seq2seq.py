@@ -1,0 +1,381 @@
+"""
+Greedy search, sampling and beam search with a decoding step in place of a whole `forward` a token.
+
+The rules (processors, stopping criteria, scores, which hypothesis is kept) are those of transformers' loops, called in
+the same order with the same tensors, so ids and scores are the same; what is left out is the work between two tokens
+that changes nothing. Anything else goes through transformers' own loops.
+
+Legend: B source rows, K beams, R decoder rows, T tokens so far, V vocabulary, C candidates of a source row.
+"""
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import GenerationConfig
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer, EncoderDecoderCache
+from transformers.generation.utils import (
+    GenerateBeamDecoderOnlyOutput,
+    GenerateBeamEncoderDecoderOutput,
+    GenerateDecoderOnlyOutput,
+    GenerateEncoderDecoderOutput,
+)
+
+from .cache_custom_seq2seq import CustomSeq2SeqCache
+from .cache_recurrent_layer import RecurrentLayer
+from .cells_custom_seq2seq import is_plain_linear
+from .decoding_step_recurrent_decoder import RecurrentDecodingStep
+from .decoding_step_transformer_decoder import TransformerDecodingStep
+
+NEVER = -1.0e9
+"""The score that transformers gives to what must not be chosen."""
+
+KEEP_SHARE = 0.75
+"""Finished rows leave the batch when the unfinished ones are no more than this share of it."""
+
+STATIC_ROPE_TYPES = ("default", "linear", "llama3", "yarn", "proportional")
+"""Rotations whose angles depend on the position alone, not on the length reached."""
+
+
+def can_step(model: Any, config: GenerationConfig, model_kwargs: dict[str, Any]) -> bool:
+    """Whether a decoding step can stand in for `forward` here; everything else is left to transformers."""
+    decoder, cache = model.get_decoder(), model_kwargs.get("past_key_values")
+    kind = decoder.config.model_type
+    if kind not in ("custom_transformer_decoder", "custom_recurrent_decoder") or not model_kwargs.get("use_cache"):
+        return False
+    if model.training or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu") or model.device.type != "cpu":
+        return False
+    asks_more = config.output_attentions or config.output_hidden_states or config.is_assistant
+    if asks_more or decoder.config.output_attentions or decoder.config.output_hidden_states:
+        return False
+    if any(model_kwargs.get(name) is not None for name in ("decoder_position_ids", "decoder_inputs_embeds")):
+        return False
+    if kind == "custom_transformer_decoder":
+        if decoder.config._attn_implementation not in ("eager", "sdpa"):
+            return False
+        rope = decoder.config.rope_parameters or {}
+        if rope.get("rope_type", "default") not in STATIC_ROPE_TYPES:
+            return False
+    mask = model_kwargs.get("decoder_attention_mask" if model.config.is_encoder_decoder else "attention_mask")
+    if mask is not None and (not isinstance(mask, torch.Tensor) or mask.dim() != 2):
+        return False
+    position_ids = model_kwargs.get("position_ids")
+    if position_ids is not None:  # transformers makes them for a decoder alone; a caller may have others
+        last = position_ids.shape[1] - 1 if mask is None else mask.sum(1) - 1
+        if not bool((position_ids[:, -1] == last).all()):
+            return False
+    return _is_plain_cache(cache, decoder) and all(_is_plain(one) for one in (decoder, model.lm_head))
+
+
+def _is_plain_cache(cache: Any, decoder: Any) -> bool:
+    """Whether the state is where a decoding step looks for it."""
+    own: Any = cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache
+    if decoder.config.add_cross_attention != isinstance(cache, EncoderDecoderCache):
+        return False
+    if isinstance(cache, EncoderDecoderCache):
+        if type(cache) is not CustomSeq2SeqCache or cache.rows_per_source is None:
+            return False
+        if type(cache.cross_attention_cache) is not DynamicCache:
+            return False
+    if type(own) is not DynamicCache or getattr(own, "offloading", False):
+        return False
+    layers = own.layers or []
+    return all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer, RecurrentLayer) for layer in layers)
+
+
+def _is_plain(part: nn.Module) -> bool:
+    """Whether modules may be read past their `forward`: no adapter, no hook, no other kind of weight, one dtype."""
+    for module in part.modules():
+        if isinstance(module, nn.Linear) and not is_plain_linear(module):
+            return False
+        if "forward" in module.__dict__ or module._forward_hooks or module._forward_pre_hooks:
+            return False
+        if hasattr(module, "base_layer") or hasattr(module, "parametrizations"):
+            return False
+        if not _is_known(module):
+            return False
+    return len({parameter.dtype for parameter in part.parameters()}) == 1
+
+
+def _is_known(module: nn.Module) -> bool:
+    """
+    Whether a decoding step knows a module: one of torch's or transformers', or of the files that travel. (Classes are
+    told by the names of their files, as travelling code may be there in several copies.)
+    """
+    package, _, file = type(module).__module__.rpartition(".")
+    if package.split(".")[0] in ("torch", "transformers"):
+        return True
+    return file.endswith(("_custom_seq2seq", "_transformer_decoder", "_recurrent_decoder"))
+
+
+def build_step(model: Any, outputs: Any, num_rows: int, model_kwargs: dict[str, Any]) -> Any:
+    """The decoding step of a model after its first pass over the prefix."""
+    decoder, cache = model.get_decoder(), outputs.past_key_values
+    is_encoder_decoder = model.config.is_encoder_decoder
+    source_mask = model_kwargs.get("attention_mask" if is_encoder_decoder else "encoder_attention_mask")
+    states = model_kwargs.get("encoder_outputs" if is_encoder_decoder else "encoder_hidden_states")
+    if is_encoder_decoder and states is not None:
+        source_mask = model.model._source_mask(source_mask, states[0])
+    if decoder.config.model_type == "custom_recurrent_decoder":
+        return RecurrentDecodingStep(decoder, model.lm_head, cache, num_rows, source_mask)
+    mask = model_kwargs.get("decoder_attention_mask" if is_encoder_decoder else "attention_mask")
+    return TransformerDecodingStep(decoder, model.lm_head, cache, num_rows, mask, source_mask)
+
+
+class _Steps:
+    """The first pass as transformers makes it, then one decoding step a token."""
+
+    def __init__(
+        self, model: Any, input_ids: torch.Tensor, config: GenerationConfig, model_kwargs: dict[str, Any]
+    ) -> None:
+        self.model, self.model_kwargs = model, model_kwargs
+        outputs = model._prefill(input_ids, config, model_kwargs, is_first_iteration=True)
+        self.first: torch.Tensor | None = outputs.logits[:, -1]
+        self.outputs: Any = outputs
+        self.cache: Cache = outputs.past_key_values
+        self.num_rows = input_ids.shape[0]
+        self.step: Any = None
+
+    def logits(self, last_ids: torch.Tensor) -> torch.Tensor:
+        """Logits `(R, V)` in float32 after `last_ids` `(R,)`, the newest token of each row; a tensor of one's own."""
+        if self.first is not None:
+            logits, self.first = self.first, None
+            return logits.to(torch.float32, copy=True)
+        if self.step is None:
+            self.step = build_step(self.model, self.outputs, self.num_rows, self.model_kwargs)
+            self.outputs = None
+        logits = self.step(last_ids)
+        return logits.to(torch.float32)
+
+    def reorder(self, rows: torch.Tensor) -> None:
+        """Row i goes on from row `rows[i]`."""
+        if self.step is not None:
+            self.step.reorder(rows)
+        else:
+            self.cache.reorder_cache(rows)  # type: ignore[arg-type]  # a LongTensor
+
+    def finish(self) -> Cache:
+        """The cache, with the state of the last step."""
+        if self.step is not None:
+            self.step.store()
+        return self.cache
+
+
+def sample(
+    model: Any,
+    input_ids: torch.Tensor,
+    logits_processor: Any,
+    stopping_criteria: Any,
+    config: GenerationConfig,
+    model_kwargs: dict[str, Any],
+) -> Any:
+    """Greedy search and multinomial sampling; arguments and result are those of transformers' `_sample`."""
+    pads: Any = config._pad_token_tensor
+    has_end = any(hasattr(one, "eos_token_id") for one in stopping_criteria)
+    wants_scores = config.return_dict_in_generate and config.output_scores
+    wants_logits = config.return_dict_in_generate and config.output_logits
+    scores: tuple[torch.Tensor, ...] = ()
+    raw_logits: tuple[torch.Tensor, ...] = ()
+    num_rows = input_ids.shape[0]
+    unfinished = torch.ones(num_rows, dtype=torch.long)
+    may_leave = (
+        has_end and num_rows > 1 and not (config.do_sample or config.return_dict_in_generate or logits_processor)
+    )
+    active: torch.Tensor | None = None  # rows that are still in the batch, where some have left
+    steps = _Steps(model, input_ids, config, model_kwargs)
+    may_leave = may_leave and getattr(steps.cache, "source_index", None) is None
+    while True:
+        last_ids = input_ids[:, -1:].flatten()  # none before the first pass over embeddings
+        logits = steps.logits(last_ids if active is None else last_ids.index_select(0, active))
+        if wants_logits:
+            raw_logits += (logits.clone(),)
+        next_scores = logits_processor(input_ids, logits) if logits_processor else logits
+        if wants_scores:
+            scores += (next_scores,)
+        if config.do_sample:
+            next_ids = torch.multinomial(torch.softmax(next_scores, dim=-1), num_samples=1).squeeze(1)
+        else:
+            next_ids = torch.argmax(next_scores, dim=-1)
+        if active is not None:
+            next_ids = torch.zeros(num_rows, dtype=next_ids.dtype).index_copy_(0, active, next_ids)
+        if has_end:
+            next_ids = next_ids * unfinished + pads * (1 - unfinished)
+        input_ids = torch.cat([input_ids, next_ids[:, None]], dim=-1)
+        unfinished = unfinished & ~stopping_criteria(input_ids, scores if wants_scores else None)
+        num_left = int(unfinished.sum())
+        if num_left == 0:
+            break
+        in_batch = num_rows if active is None else active.shape[0]
+        if may_leave and steps.step is not None and num_left <= KEEP_SHARE * in_batch:
+            was = torch.arange(num_rows) if active is None else active
+            places = unfinished.index_select(0, was).nonzero().squeeze(1)
+            active = was.index_select(0, places)
+            steps.step.keep_rows(places)
+    if not config.return_dict_in_generate:
+        if active is None:
+            steps.finish()
+        return input_ids
+    cache = steps.finish()
+    common: dict[str, Any] = {
+        "sequences": input_ids,
+        "scores": scores if wants_scores else None,
+        "logits": raw_logits if wants_logits else None,
+        "past_key_values": cache,
+    }
+    if model.config.is_encoder_decoder:
+        return GenerateEncoderDecoderOutput(**common)
+    return GenerateDecoderOnlyOutput(**common)
+
+
+class _Beams:
+    """
+    Hypotheses of a beam search: K running and K finished ones for each source row, in tensors of shape `(B, K, ...)`.
+
+    Scores of running hypotheses are sums of log-probabilities; those of finished ones are divided by the length to the
+    power of `length_penalty` (as Wu et al. 2016, section 7, with the simpler penalty that transformers has).
+    """
+
+    def __init__(self, input_ids: torch.Tensor, config: GenerationConfig) -> None:
+        num_beams, max_length = int(config.num_beams or 1), int(config.max_length or 0)
+        pads: Any = config._pad_token_tensor
+        ends: Any = config._eos_token_tensor
+        self.num_beams, self.max_length = num_beams, max_length
+        self.length_penalty, self.early_stopping = float(config.length_penalty or 0.0), config.early_stopping
+        self.prefix_length = self.length = input_ids.shape[1]
+        self.num_sources = input_ids.shape[0] // num_beams
+        self.num_candidates = max(2, 1 + (0 if ends is None else ends.shape[0])) * num_beams
+        fill = -1 if ends is None else pads or ends[0]
+        shape = (self.num_sources, num_beams)
+        self.running = torch.full((*shape, max_length), int(fill), dtype=torch.int64)
+        self.running[:, :, : self.length] = input_ids.view(*shape, -1)
+        self.finished = self.running.clone()
+        self.running_scores = torch.zeros(shape)
+        self.running_scores[:, 1:] = NEVER  # the beams begin alike: only the first counts
+        self.finished_scores = torch.full(shape, NEVER)
+        self.is_finished = torch.zeros(shape, dtype=torch.bool)
+        self.may_improve = torch.ones((self.num_sources, 1), dtype=torch.bool)
+        self.running_origins = torch.full((*shape, max_length - self.length), -1, dtype=torch.int32)
+        self.finished_origins = self.running_origins.clone()
+        self.first_rows = torch.arange(self.num_sources)[:, None] * num_beams  # (B, 1)
+        self.is_top = torch.arange(self.num_candidates) < num_beams  # (C,)
+
+    @property
+    def input_ids(self) -> torch.Tensor:
+        """Running hypotheses, `(R, T)`."""
+        return self.running[:, :, : self.length].reshape(-1, self.length)
+
+    def advance(
+        self, log_probs: torch.Tensor, stopping_criteria: Any, all_scores: Any, do_sample: bool
+    ) -> tuple[torch.Tensor, bool]:
+        """
+        One token more.
+
+        Args:
+            log_probs (`torch.Tensor` of shape `(R, V)`): Processed.
+
+        Returns:
+            The row that each of the R rows goes on from, and whether the search goes on.
+        """
+        vocab_size, length = log_probs.shape[1], self.length
+        totals = (log_probs.view(self.num_sources, self.num_beams, -1) + self.running_scores[:, :, None]).flatten(1)
+        if do_sample:
+            chosen = torch.multinomial(torch.softmax(totals, dim=-1), num_samples=self.num_candidates)
+            candidate_scores = totals.gather(1, chosen)
+        else:
+            candidate_scores, chosen = torch.topk(totals, k=self.num_candidates)
+        beams = torch.div(chosen, vocab_size, rounding_mode="floor")  # (B, C)
+        candidates = _take(self.running, beams)
+        candidates[:, :, length] = chosen - beams * vocab_size
+        origins = _take(self.running_origins, beams)
+        origins[:, :, length - self.prefix_length] = (beams + self.first_rows).to(torch.int32)
+        hits = stopping_criteria(candidates[:, :, : length + 1].flatten(0, 1), all_scores).view(self.num_sources, -1)
+
+        self._collect(candidates, candidate_scores, origins, hits)
+        open_scores = candidate_scores + hits.to(torch.float32) * NEVER
+        going_on = torch.topk(open_scores, k=self.num_beams)[1]  # (B, K)
+        self.running, self.running_origins = _take(candidates, going_on), _take(origins, going_on)
+        self.running_scores = open_scores.gather(1, going_on)
+        self.length += 1
+        self._look_ahead()
+        is_open = not (self.early_stopping is True and bool(self.is_finished.all()))
+        goes_on = is_open and bool(self.may_improve.any()) and not bool(hits.all())
+        return self.running_origins[:, :, length - self.prefix_length].flatten().long(), goes_on
+
+    def _collect(
+        self, candidates: torch.Tensor, scores: torch.Tensor, origins: torch.Tensor, hits: torch.Tensor
+    ) -> None:
+        """Let candidates that end among the K best take the place of worse finished hypotheses."""
+        ends_now = hits & self.is_top
+        scores = scores / ((self.length + 1 - self.prefix_length) ** self.length_penalty)
+        if self.early_stopping is True:
+            scores = scores + self.is_finished.all(dim=-1, keepdim=True).to(torch.float32) * NEVER
+        scores = scores + (~self.may_improve).to(torch.float32) * NEVER
+        scores = scores + (~ends_now).to(torch.float32) * NEVER
+        merged = torch.cat([self.finished_scores, scores], dim=1)
+        best = torch.topk(merged, k=self.num_beams)[1]
+        self.finished_scores = merged.gather(1, best)
+        self.finished = _take(torch.cat([self.finished, candidates], dim=1), best)
+        self.finished_origins = _take(torch.cat([self.finished_origins, origins], dim=1), best)
+        self.is_finished = torch.cat([self.is_finished, ends_now], dim=1).gather(1, best)
+
+    def _look_ahead(self) -> None:
+        """Note the source rows whose best running hypothesis can no longer beat their worst finished one."""
+        is_long = self.early_stopping == "never" and self.length_penalty > 0.0
+        reach = (self.max_length if is_long else self.length) - self.prefix_length
+        best = self.running_scores[:, :1] / (reach**self.length_penalty)
+        worst = torch.where(self.is_finished, self.finished_scores.min(dim=1, keepdim=True)[0], NEVER)
+        self.may_improve = self.may_improve & (best > worst).any(dim=-1, keepdim=True)
+
+
+def _take(tensor: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """`(B, N, L)` at places `(B, M)`: `(B, M, L)`."""
+    return tensor.gather(1, places[:, :, None].expand(-1, -1, tensor.shape[2]))
+
+
+def beam_search(
+    model: Any,
+    input_ids: torch.Tensor,
+    logits_processor: Any,
+    stopping_criteria: Any,
+    config: GenerationConfig,
+    model_kwargs: dict[str, Any],
+) -> Any:
+    """Beam search and beam sampling; arguments and result are those of transformers' `_beam_search`."""
+    wants_scores = config.return_dict_in_generate and config.output_scores
+    wants_logits = config.return_dict_in_generate and config.output_logits
+    scores: tuple[torch.Tensor, ...] | None = () if wants_scores else None
+    raw_logits: tuple[torch.Tensor, ...] = ()
+    beams = _Beams(input_ids, config)
+    steps = _Steps(model, input_ids, config, model_kwargs)
+    identity = torch.arange(input_ids.shape[0])
+    while True:
+        logits = steps.logits(beams.running[:, :, beams.length - 1].flatten())
+        log_probs = nn.functional.log_softmax(logits, dim=-1)
+        log_probs = logits_processor(beams.input_ids, log_probs) if logits_processor else log_probs
+        if wants_logits:
+            raw_logits += (logits.clone(),)
+        if scores is not None:
+            scores += (log_probs.clone(),)
+        rows, goes_on = beams.advance(log_probs, stopping_criteria, scores, bool(config.do_sample))
+        if not torch.equal(rows, identity):
+            steps.reorder(rows)
+        if not goes_on:
+            break
+    count = int(config.num_return_sequences or 1)
+    origins = beams.finished_origins[:, :count].flatten(0, 1)
+    num_new = int((origins + 1).bool().sum(dim=1).max())
+    sequences = beams.finished[:, :count].flatten(0, 1)[:, : beams.prefix_length + num_new]
+    cache = steps.finish()
+    if not config.return_dict_in_generate:
+        return sequences
+    common: dict[str, Any] = {
+        "sequences": sequences,
+        "sequences_scores": beams.finished_scores[:, :count].flatten() if config.output_scores else None,
+        "scores": scores,
+        "logits": raw_logits if wants_logits else None,
+        "beam_indices": origins[:, :num_new],
+        "past_key_values": cache,
+    }
+    if model.config.is_encoder_decoder:
+        return GenerateBeamEncoderDecoderOutput(**common)
+    return GenerateBeamDecoderOnlyOutput(**common)

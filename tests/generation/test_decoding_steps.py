@@ -1,0 +1,341 @@
+"""Generation through decoding steps gives what transformers' own loops give, and steps aside where it cannot."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import nn
+from torch.nn.utils import prune
+from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
+
+from hf_custom_decoder import RecurrentDecoderConfig, RecurrentDecoderForCausalLM
+from hf_custom_decoder.models import generation_custom_seq2seq
+from hf_custom_decoder.models.fast_generation_custom_seq2seq import can_step
+from hf_custom_decoder.models.laid_out_weights_custom_seq2seq import (
+    CALLS_BEFORE,
+    CALLS_BEFORE_TALL,
+    LaidOutLinear,
+    laid_out,
+)
+from tests.combinations import COVERING_PAIRS, RECURRENT_SIZES, build_pair
+from tests.factories import DECODER_VARIANTS, VOCAB_SIZE, spread_weights, tiny_batch, tiny_causal, tiny_seq2seq
+
+EVERYTHING = {"return_dict_in_generate": True, "output_scores": True, "output_logits": True}
+STRATEGIES: dict[str, dict[str, Any]] = {
+    "greedy": {"max_length": 12},
+    "samples": {"do_sample": True, "max_length": 9, "num_return_sequences": 2},
+    "beams": {"num_beams": 3, "num_return_sequences": 2, "max_length": 12},
+    "beam samples": {"do_sample": True, "num_beams": 2, "max_length": 9},
+    "beams with ends": {
+        "num_beams": 3,
+        "early_stopping": True,
+        "length_penalty": 2.0,
+        "max_length": 14,
+        "eos_token_id": [2, 17, 21, 30, 40],
+    },
+}
+
+
+@contextmanager
+def watched(*, allowed: bool = True) -> Iterator[list[bool]]:
+    """Notes whether each search went through decoding steps; all go through transformers' loops if not `allowed`."""
+    used: list[bool] = []
+
+    def watch(*arguments: Any) -> bool:
+        used.append(allowed and can_step(*arguments))
+        return used[-1]
+
+    with patch.object(generation_custom_seq2seq, "can_step", watch):
+        yield used
+
+
+def both(model: Any, seed: int = 3, **options: Any) -> tuple[Any, Any]:
+    """What decoding steps and what transformers' loops return, from one state of the random generator."""
+    found = []
+    for allowed in (True, False):
+        torch.manual_seed(seed)
+        with watched(allowed=allowed) as used:
+            found.append(model.generate(**options))
+        assert used == [allowed]
+    return found[0], found[1]
+
+
+def assert_same(found: Any, expected: Any, tolerance: float = 1e-5) -> None:
+    """Everything that is returned; scores are kept in float32 by transformers."""
+    assert set(found) == set(expected)
+    assert torch.equal(found.sequences, expected.sequences)
+    for name in ("scores", "logits"):
+        assert len(found[name]) == len(expected[name])
+        for one, two in zip(found[name], expected[name], strict=True):
+            torch.testing.assert_close(one, two, rtol=0.0, atol=tolerance)
+    if "sequences_scores" in expected:
+        torch.testing.assert_close(found.sequences_scores, expected.sequences_scores, rtol=0.0, atol=tolerance)
+        assert torch.equal(found.beam_indices, expected.beam_indices)
+    caches = [getattr(one.past_key_values, "self_attention_cache", one.past_key_values) for one in (found, expected)]
+    assert caches[0].get_seq_length() == caches[1].get_seq_length()
+    for one, two in zip(caches[0].layers, caches[1].layers, strict=True):
+        states = [one.states if hasattr(one, "states") else (one.keys, one.values) for one in (one, two)]
+        for first, second in zip(*states, strict=True):
+            torch.testing.assert_close(first, second, rtol=0.0, atol=1e-9)
+
+
+def source_of(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: batch[name] for name in ("input_ids", "attention_mask")}
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize(("encoder", "decoder"), COVERING_PAIRS)
+def test_every_decoder(encoder: str, decoder: str, strategy: str) -> None:
+    model = build_pair(encoder, decoder)
+    assert_same(*both(model, **source_of(tiny_batch()), **STRATEGIES[strategy], **EVERYTHING))
+
+
+@pytest.mark.parametrize("strategy", ["greedy", "beams"])
+@pytest.mark.parametrize("variant", DECODER_VARIANTS)
+def test_choices_of_the_decoder(variant: str, strategy: str) -> None:
+    model = tiny_seq2seq(variant).double()
+    assert_same(*both(model, **source_of(tiny_batch()), **STRATEGIES[strategy], **EVERYTHING))
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("name", ["default", "alibi", "rotary", "learned", "sliding_last_alibi", "ssru", "lstm"])
+def test_prefixes_with_padding(name: str, strategy: str) -> None:
+    if name in ("ssru", "lstm"):
+        model = build_pair("gru_2", {"ssru": "hybrid_ssru_first", "lstm": "lstm_input_feeding"}[name])
+    else:
+        model = tiny_seq2seq(name).double()
+    ids = torch.tensor([[1, 7, 8, 9], [0, 0, 1, 5], [0, 1, 6, 7]])
+    prefix = {"decoder_input_ids": ids, "decoder_attention_mask": (ids != 0).long()}
+    options = {**source_of(tiny_batch()), **prefix, **STRATEGIES[strategy]}
+    assert_same(*both(model, **options, **EVERYTHING))
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("kind", ["transformer", "hybrid", "recurrent"])
+def test_a_decoder_alone(kind: str, strategy: str) -> None:
+    if kind == "recurrent":
+        torch.manual_seed(0)
+        config = RecurrentDecoderConfig(**RECURRENT_SIZES, attention_type="none")
+        model: Any = RecurrentDecoderForCausalLM(config).double().eval()
+        spread_weights(model)
+    else:
+        mixers = {"mixer_types": ["ssru", "full_attention"]} if kind == "hybrid" else {}
+        model = tiny_causal("rotary", **mixers).double()
+    ids = torch.tensor([[5, 7, 8, 9], [0, 0, 4, 5], [0, 9, 6, 7]])
+    for mask in ((ids != 0).long(), torch.ones_like(ids)):
+        assert_same(*both(model, input_ids=ids, attention_mask=mask, **STRATEGIES[strategy], **EVERYTHING))
+
+
+class EvenIds(LogitsProcessor):
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        return scores.masked_fill(torch.arange(scores.shape[1]) % 2 == 1, -float("inf"))
+
+
+class FifthToken(StoppingCriteria):
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
+        return input_ids[:, -1] % 5 == 0
+
+
+OPTIONS: dict[str, Callable[[], dict[str, Any]]] = {
+    "repetition": lambda: {"repetition_penalty": 1.5},
+    "n-grams": lambda: {"no_repeat_ngram_size": 2},
+    "least length": lambda: {"min_new_tokens": 6, "eos_token_id": [2, 17, 21, 30]},
+    "bad words": lambda: {"bad_words_ids": [[17], [21, 30]]},
+    "forced": lambda: {"forced_bos_token_id": 9, "forced_eos_token_id": 2},
+    "allowed": lambda: {"prefix_allowed_tokens_fn": lambda row, ids: [3 + row, 9, 17, 2]},
+    "own processor": lambda: {"logits_processor": LogitsProcessorList([EvenIds()])},
+    "own criteria": lambda: {"stopping_criteria": StoppingCriteriaList([FifthToken()])},
+    "never early": lambda: {"early_stopping": "never", "length_penalty": 0.6, "eos_token_id": [2, 17, 21, 30, 40]},
+    "no penalty": lambda: {"length_penalty": 0.0, "eos_token_id": [2, 17, 21, 30, 40]},
+    "negative penalty": lambda: {"length_penalty": -1.0, "eos_token_id": [2, 17, 21, 30, 40]},
+    "one token": lambda: {"max_new_tokens": 1},
+    "no end": lambda: {"eos_token_id": None},
+    "temperature": lambda: {"temperature": 0.7, "top_k": 5, "top_p": 0.9, "do_sample": True},
+}
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize("name", OPTIONS)
+def test_options_of_generation(name: str, beams: int) -> None:
+    model = tiny_seq2seq().double()
+    options = {"max_length": 14, **OPTIONS[name]()}
+    if beams == 1:
+        options = {key: value for key, value in options.items() if key not in ("early_stopping", "length_penalty")}
+    elif name != "temperature":
+        options["num_return_sequences"] = 2
+    assert_same(*both(model, **source_of(tiny_batch()), num_beams=beams, **options, **EVERYTHING))
+
+
+class RowByRow(StoppingCriteria):
+    """Row r ends at a length of 4 + 2 r tokens."""
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
+        return input_ids.shape[1] >= 4 + 2 * torch.arange(input_ids.shape[0])
+
+
+@pytest.mark.parametrize("decoder", ["transformer_default", "hybrid_rotary", "gru_additive", "lstm_input_feeding"])
+def test_finished_rows_leave_the_batch(decoder: str) -> None:
+    """What is written does not change, and later steps see fewer rows."""
+    model = build_pair("lstm_2", decoder)
+    generator = torch.Generator().manual_seed(11)
+    ids = torch.randint(3, VOCAB_SIZE, (12, 7), generator=generator)
+    mask = torch.ones_like(ids)
+    mask[::2, 4:] = 0
+    options = {"input_ids": ids, "attention_mask": mask, "max_length": 30}
+    options["stopping_criteria"] = StoppingCriteriaList([RowByRow()])
+    sizes: list[int] = []
+    kind = "RecurrentDecodingStep" if decoder.startswith(("gru", "lstm")) else "TransformerDecodingStep"
+    step: Any = getattr(__import__("hf_custom_decoder.models.fast_generation_custom_seq2seq", fromlist=[kind]), kind)
+    real = step.__call__
+
+    def watch(self: Any, last_ids: torch.Tensor) -> torch.Tensor:
+        sizes.append(last_ids.shape[0])
+        logits: torch.Tensor = real(self, last_ids)
+        return logits
+
+    with patch.object(step, "__call__", watch):
+        found, expected = both(model, **options)
+    assert torch.equal(found, expected)
+    assert sizes[0] == 12
+    assert 0 < sizes[-1] < 12
+    assert sizes == sorted(sizes, reverse=True)
+
+
+def test_weights_are_read_anew_by_every_call() -> None:
+    """A fused optimizer changes weights without a trace, so no copy may outlive the call."""
+    model = tiny_seq2seq()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, fused=True)
+    batch = tiny_batch()
+    for _ in range(2):
+        found, expected = both(model, **source_of(batch), num_beams=2, max_length=16)
+        assert torch.equal(found, expected)
+        model.train()
+        model(**batch).loss.backward()
+        optimizer.step()
+        model.eval()
+    assert not any("laid" in name or "packed" in name for name, _ in model.named_buffers())
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5])
+@pytest.mark.parametrize(("outputs", "inputs"), [(2048, 256), (512, 512)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_laid_out_weights_compute_the_same(rows: int, outputs: int, inputs: int, bias: bool) -> None:
+    torch.manual_seed(0)
+    linear = nn.Linear(inputs, outputs, bias=bias).requires_grad_(False)
+    states, step = torch.randn(rows, inputs), laid_out(linear)
+    calls = CALLS_BEFORE_TALL if outputs == 2048 else CALLS_BEFORE
+    for call in range(calls + 2):
+        torch.testing.assert_close(step(states), linear(states), rtol=1e-5, atol=1e-5)
+        is_laid_out = step.packed is not None or step.transposed is not None
+        assert is_laid_out == (call >= calls and (rows > 1 or outputs == 2048))
+
+
+def test_small_and_other_weights_stay_as_they_are() -> None:
+    for weight in (torch.randn(64, 32), torch.randn(2048, 256).double(), torch.randn(2048, 256).bfloat16()):
+        step = LaidOutLinear(weight, None)
+        for _ in range(CALLS_BEFORE + 2):
+            step(weight[:1])
+        assert (step.packed, step.transposed) == (None, None)
+
+
+def test_layers_with_and_without_biases_side_by_side() -> None:
+    torch.manual_seed(0)
+    layers = [nn.Linear(8, 3), nn.Linear(8, 4, bias=False)]
+    states = torch.randn(2, 8)
+    torch.testing.assert_close(laid_out(*layers)(states), torch.cat([layer(states) for layer in layers], dim=1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_other_dtypes(dtype: torch.dtype) -> None:
+    model = tiny_seq2seq().to(dtype)
+    found, expected = both(model, **source_of(tiny_batch()), max_length=4, **EVERYTHING)
+    tolerance = 1e-4 if dtype == torch.float32 else 0.15
+    torch.testing.assert_close(found.logits[1], expected.logits[1], rtol=0.0, atol=tolerance)
+
+
+def with_hook(model: Any) -> Any:
+    model.model.decoder.layers[0].mlp.fc1.register_forward_hook(lambda module, inputs, output: output * 1.5)
+    return model
+
+
+def with_pruning(model: Any) -> Any:
+    prune.l1_unstructured(model.model.decoder.layers[0].mlp.fc1, "weight", amount=0.95)  # type: ignore[no-untyped-call]
+    return model
+
+
+def with_adapter(model: Any) -> Any:
+    adapted: Any = get_peft_model(model, LoraConfig(target_modules=["fc1", "q_proj"], r=2))
+    for name, weight in adapted.named_parameters():
+        if "lora_B" in name:
+            nn.init.normal_(weight)
+    return adapted.eval()
+
+
+def with_float_head(model: Any) -> Any:
+    model.model.decoder.to(torch.bfloat16)
+    return model
+
+
+CHANGES = {"hook": with_hook, "pruning": with_pruning, "adapter": with_adapter}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_modules_that_are_not_plain_are_called(name: str) -> None:
+    batch = source_of(tiny_batch())
+    plain = tiny_seq2seq().generate(**batch, max_length=12)
+    model = CHANGES[name](tiny_seq2seq())
+    with watched() as used:
+        changed = model.generate(**batch, max_length=12)
+    assert used == [False]
+    assert changed.shape != plain.shape or not torch.equal(changed, plain)
+
+
+class Silent:
+    def put(self, value: torch.Tensor) -> None: ...
+
+    def end(self) -> None: ...
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"streamer": Silent()},
+        {"output_attentions": True, "return_dict_in_generate": True},
+        {"output_hidden_states": True, "return_dict_in_generate": True},
+        {"use_cache": False},
+        {"cache_implementation": "static"},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+def test_what_is_left_to_transformers(options: dict[str, Any]) -> None:
+    model = tiny_seq2seq()
+    with watched() as used:
+        found = model.generate(**source_of(tiny_batch()), max_length=8, **options)
+    assert not any(used)
+    expected = model.generate(**source_of(tiny_batch()), max_length=8)
+    assert torch.equal(getattr(found, "sequences", found), expected)
+
+
+def test_under_autocast_and_in_training_mode_modules_are_called() -> None:
+    model = tiny_seq2seq()
+    with watched() as used:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            model.generate(**source_of(tiny_batch()), max_length=4)
+        model.train()
+        model.generate(**source_of(tiny_batch()), max_length=4)
+    assert used == [False, False]
+
+
+def test_a_cache_goes_on_after_generation() -> None:
+    """The state of the last step is in the cache that is returned."""
+    for decoder in ("transformer_default", "hybrid_mingru_last", "lstm_general", "lstm_input_feeding"):
+        model, batch = build_pair("gru_2", decoder), source_of(tiny_batch())
+        whole = model.generate(**batch, max_length=12)
+        first = model.generate(**batch, max_length=7, return_dict_in_generate=True)
+        prefix = {"decoder_input_ids": first.sequences, "decoder_attention_mask": torch.ones_like(first.sequences)}
+        rest = model.generate(**batch, **prefix, past_key_values=first.past_key_values, max_length=12)
+        assert torch.equal(rest, whole), decoder
