@@ -113,12 +113,17 @@ def attend(
     queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, bias: torch.Tensor | None, scale: float
 ) -> torch.Tensor:
     """Scaled dot-product attention over `(N, L, D)`, `(N, D, S)` and `(N, S, D)`, `bias` added to the scores."""
-    if bias is None:
-        scores = torch.bmm(queries, keys)
-        scores *= scale
-    else:
-        scores = torch.baddbmm(bias, queries, keys, alpha=scale)
+    beta = 0.0 if bias is None else 1.0
+    scores = torch.baddbmm(queries.new_zeros(()) if bias is None else bias, queries, keys, beta=beta, alpha=scale)
     return torch.bmm(torch.softmax(scores, dim=-1), values)
+
+
+def build_norm_step(norm: Any) -> Any:
+    """A norm as one call of torch, without the module around it; None where there is none."""
+    if isinstance(norm, nn.LayerNorm):
+        shape, weight, bias, eps = norm.normalized_shape, norm.weight, norm.bias, norm.eps
+        return lambda hidden_states: torch.layer_norm(hidden_states, shape, weight, bias, eps)
+    return norm
 
 
 class AttentionStep:
@@ -261,7 +266,9 @@ class TransformerDecodingStep:
         if self.source is not None:
             cross = (laid_out(layer.encoder_attn.q_proj), laid_out(layer.encoder_attn.out_proj))
         inner = [layer.mlp.fc1] if layer.mlp.gate_proj is None else [layer.mlp.gate_proj, layer.mlp.fc1]
-        return layer, mixer, cross, laid_out(*inner), laid_out(layer.mlp.fc2)
+        norms = [build_norm_step(layer.self_attn_layer_norm), build_norm_step(layer.final_layer_norm)]
+        norms.append(build_norm_step(getattr(layer, "encoder_attn_layer_norm", None)))
+        return layer, mixer, cross, laid_out(*inner), laid_out(layer.mlp.fc2), norms
 
     def _prepare(self, ids: torch.Tensor) -> torch.Tensor:
         """Embeddings `(R, E)` of the new tokens; sets the rotation and the bias of this step."""
@@ -302,22 +309,22 @@ class TransformerDecodingStep:
     def __call__(self, ids: torch.Tensor) -> torch.Tensor:
         """New ids `(R,)` to logits `(R, V)` of the next ones."""
         hidden_states = self._prepare(ids)
-        for layer_idx, (layer, mixer, cross, inner, outer) in enumerate(self.layers):
-            is_post = layer.is_post_norm
-            mixed = mixer(hidden_states if is_post else layer.self_attn_layer_norm(hidden_states), self)
+        for layer_idx, (layer, mixer, cross, inner, outer, norms) in enumerate(self.layers):
+            is_post, (mixer_norm, final_norm, cross_norm) = layer.is_post_norm, norms
+            mixed = mixer(hidden_states if is_post else mixer_norm(hidden_states), self)
             hidden_states = hidden_states + mixed
             if is_post:
-                hidden_states = layer.self_attn_layer_norm(hidden_states)
+                hidden_states = mixer_norm(hidden_states)
             if cross is not None:
                 attention, source = layer.encoder_attn, self.source
                 assert source is not None
-                queries = cross[0](hidden_states if is_post else layer.encoder_attn_layer_norm(hidden_states))
+                queries = cross[0](hidden_states if is_post else cross_norm(hidden_states))
                 if not isinstance(attention.q_norm, nn.Identity):
                     queries = attention.q_norm(queries.unflatten(1, (-1, attention.head_dim))).flatten(1)
                 hidden_states = hidden_states + cross[1](source.attend(layer_idx, queries, attention.scaling))
                 if is_post:
-                    hidden_states = layer.encoder_attn_layer_norm(hidden_states)
-            between = inner(hidden_states if is_post else layer.final_layer_norm(hidden_states))
+                    hidden_states = cross_norm(hidden_states)
+            between = inner(hidden_states if is_post else final_norm(hidden_states))
             if layer.mlp.gate_proj is None:
                 between = layer.mlp.activation_fn(between)
             else:
@@ -325,7 +332,7 @@ class TransformerDecodingStep:
                 between = layer.mlp.activation_fn(gate) * value
             hidden_states = hidden_states + outer(between)
             if is_post:
-                hidden_states = layer.final_layer_norm(hidden_states)
+                hidden_states = final_norm(hidden_states)
         if self.decoder.layer_norm is not None:
             hidden_states = self.decoder.layer_norm(hidden_states)
         self.num_tokens += 1

@@ -10,17 +10,14 @@ from typing import Any
 import torch
 from torch import nn
 
-CALLS_BEFORE_TALL = 6
-"""After so many calls the layout of a tall matrix (a vocabulary projection) has paid for itself, had it been there."""
+TALL = 8
+"""A matrix with so many times as many outputs as inputs is tall: a vocabulary projection."""
 
-CALLS_BEFORE = 16
-"""The same for other matrices."""
+CALLS_BEFORE = {"one row": 20, "one row, tall": 8, "rows": 8, "rows, tall": 4}
+"""After so many calls a layout would have paid for itself, had it been there from the first."""
 
-TALL = 4
-"""A matrix with so many times as many outputs as inputs is tall."""
-
-MIN_WEIGHTS = 2**18
-"""Smaller matrices stay in the cache of the processor: no layout helps them."""
+MIN_WEIGHTS = 2**15
+"""Smaller matrices gain nothing."""
 
 
 class LaidOutLinear:
@@ -36,18 +33,20 @@ class LaidOutLinear:
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         self.weight, self.bias = weight, bias
-        self.is_tall = weight.shape[0] >= TALL * weight.shape[1]
-        can_gain = weight.device.type == "cpu" and weight.dtype == torch.float32 and weight.numel() >= MIN_WEIGHTS
-        self.calls_left = (CALLS_BEFORE_TALL if self.is_tall else CALLS_BEFORE) if can_gain else -1
+        self.kind = ", tall" if weight.shape[0] >= TALL * weight.shape[1] else ""
+        is_float = weight.dtype == torch.float32 and weight.device.type == "cpu"
+        self.is_open = is_float and weight.numel() >= MIN_WEIGHTS
+        self.num_calls = 0
         self.transposed: torch.Tensor | None = None
         self.packed: torch.Tensor | None = None
 
     def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
         """`(R, I)` to `(R, O)`."""
-        if self.calls_left >= 0:
-            if self.calls_left == 0:
-                self._lay_out(inputs.shape[0])
-            self.calls_left -= 1
+        if self.is_open:
+            num_rows = inputs.shape[0]
+            if self.num_calls >= CALLS_BEFORE[("one row" if num_rows == 1 else "rows") + self.kind]:
+                self._lay_out(num_rows)
+            self.num_calls += 1
         if self.packed is not None:
             packed_linear: Any = torch.ops.mkldnn._linear_pointwise
             outputs: torch.Tensor = packed_linear(inputs, self.packed, self.bias, "none", [], "")
@@ -59,11 +58,11 @@ class LaidOutLinear:
         return nn.functional.linear(inputs, self.weight, self.bias)
 
     def _lay_out(self, num_rows: int) -> None:
-        if num_rows == 1:
-            self.transposed = self.weight.t().contiguous() if self.is_tall else None
-        elif hasattr(torch.ops.mkldnn, "_reorder_linear_weight") and torch.backends.mkldnn.is_available():
+        self.is_open = False
+        has_packing = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
+        if num_rows > 1 and has_packing:
             self.packed = torch.ops.mkldnn._reorder_linear_weight(self.weight.detach(), num_rows)
-        elif self.is_tall:
+        else:
             self.transposed = self.weight.t().contiguous()
 
 
