@@ -17,7 +17,6 @@ from hf_custom_decoder.models import generation_custom_seq2seq
 from hf_custom_decoder.models.fast_generation_custom_seq2seq import can_step
 from hf_custom_decoder.models.laid_out_weights_custom_seq2seq import (
     CALLS_BEFORE,
-    CALLS_BEFORE_TALL,
     LaidOutLinear,
     laid_out,
 )
@@ -227,17 +226,17 @@ def test_laid_out_weights_compute_the_same(rows: int, outputs: int, inputs: int,
     torch.manual_seed(0)
     linear = nn.Linear(inputs, outputs, bias=bias).requires_grad_(False)
     states, step = torch.randn(rows, inputs), laid_out(linear)
-    calls = CALLS_BEFORE_TALL if outputs == 2048 else CALLS_BEFORE
+    calls = CALLS_BEFORE[("one row" if rows == 1 else "rows") + (", tall" if outputs == 2048 else "")]
     for call in range(calls + 2):
         torch.testing.assert_close(step(states), linear(states), rtol=1e-5, atol=1e-5)
         is_laid_out = step.packed is not None or step.transposed is not None
-        assert is_laid_out == (call >= calls and (rows > 1 or outputs == 2048))
+        assert is_laid_out == (call >= calls)
 
 
 def test_small_and_other_weights_stay_as_they_are() -> None:
     for weight in (torch.randn(64, 32), torch.randn(2048, 256).double(), torch.randn(2048, 256).bfloat16()):
         step = LaidOutLinear(weight, None)
-        for _ in range(CALLS_BEFORE + 2):
+        for _ in range(max(CALLS_BEFORE.values()) + 2):
             step(weight[:1])
         assert (step.packed, step.transposed) == (None, None)
 

@@ -248,6 +248,11 @@ class TransformerDecodingStep:
             self.slopes = torch.tensor(alibi_slopes(config.num_attention_heads), dtype=torch.float32)
         self.groups = config.num_attention_heads // config.key_value_heads
         self.key_heads, self.dtype = config.key_value_heads, dtype
+        positions = decoder.embed_positions
+        table = (
+            getattr(positions, "table", None) if hasattr(positions, "table") else getattr(positions, "weight", None)
+        )
+        self.position_table: torch.Tensor | None = None if table is None else table.to(dtype)  # (positions, E)
         self.rotary: tuple[torch.Tensor, torch.Tensor] | None = None
         self.bias: torch.Tensor | None = None
         self.layers = [
@@ -276,14 +281,16 @@ class TransformerDecodingStep:
         if decoder.config.position_type == "learned":
             limit = decoder.config.max_position_embeddings
             check_length(type(decoder).__name__, self.num_tokens + 1, "max_position_embeddings", limit)
-        hidden_states: torch.Tensor = decoder.embed_tokens(ids)
-        is_number = isinstance(positions, int)
-        position_ids = torch.tensor([positions]) if is_number else positions  # (1 or R,)
-        if decoder.embed_positions is not None:
-            embedded = decoder.embed_positions(position_ids, self.num_tokens + 1)
-            hidden_states = hidden_states + embedded.to(hidden_states.dtype)
-        if decoder.rotary_emb is not None:
-            self.rotary = decoder.rotary_emb(hidden_states, position_ids[:, None])
+        hidden_states = self.embed(ids)
+        if self.position_table is not None and isinstance(positions, int) and positions < len(self.position_table):
+            hidden_states = hidden_states + self.position_table[positions]
+        elif decoder.embed_positions is not None or decoder.rotary_emb is not None:
+            position_ids = torch.tensor([positions]) if isinstance(positions, int) else positions  # (1 or R,)
+            if decoder.embed_positions is not None:
+                embedded = decoder.embed_positions(position_ids, self.num_tokens + 1)
+                hidden_states = hidden_states + embedded.to(hidden_states.dtype)
+            if decoder.rotary_emb is not None:
+                self.rotary = decoder.rotary_emb(hidden_states, position_ids[:, None])
         if decoder.layernorm_embedding is not None:
             hidden_states = decoder.layernorm_embedding(hidden_states)
         if self.keep is not None:
@@ -291,6 +298,12 @@ class TransformerDecodingStep:
         self.bias = self._bias()
         self.positions = positions + 1
         return hidden_states
+
+    def embed(self, ids: torch.Tensor) -> torch.Tensor:
+        """Token embeddings `(R, E)`, scaled, as [`ScaledEmbedding`] makes them."""
+        embedding = self.decoder.embed_tokens
+        states = nn.functional.embedding(ids, embedding.weight)
+        return states if embedding.scale == 1.0 else states * embedding.scale
 
     def _bias(self) -> torch.Tensor | None:
         """What is added to the scores of self-attention, `(R * K or 1, G or 1, P + 1)`: padding and ALiBi."""

@@ -26,6 +26,7 @@ from .cache_recurrent_layer import RecurrentLayer
 from .cells_custom_seq2seq import is_plain_linear
 from .decoding_step_recurrent_decoder import RecurrentDecodingStep
 from .decoding_step_transformer_decoder import TransformerDecodingStep
+from .search_rules_custom_seq2seq import ScoreRules, StoppingRules
 
 NEVER = -1.0e9
 """The score that transformers gives to what must not be chosen."""
@@ -178,9 +179,9 @@ def sample(
     raw_logits: tuple[torch.Tensor, ...] = ()
     num_rows = input_ids.shape[0]
     unfinished = torch.ones(num_rows, dtype=torch.long)
-    may_leave = (
-        has_end and num_rows > 1 and not (config.do_sample or config.return_dict_in_generate or logits_processor)
-    )
+    stopping_rules, score_rules = StoppingRules(stopping_criteria), ScoreRules(logits_processor)
+    asks_for_all = config.do_sample or config.return_dict_in_generate or not score_rules.are_by_row
+    may_leave = has_end and num_rows > 1 and not asks_for_all
     active: torch.Tensor | None = None  # rows that are still in the batch, where some have left
     steps = _Steps(model, input_ids, config, model_kwargs)
     may_leave = may_leave and getattr(steps.cache, "source_index", None) is None
@@ -189,7 +190,7 @@ def sample(
         logits = steps.logits(last_ids if active is None else last_ids.index_select(0, active))
         if wants_logits:
             raw_logits += (logits.clone(),)
-        next_scores = logits_processor(input_ids, logits) if logits_processor else logits
+        next_scores = score_rules(input_ids, logits)
         if wants_scores:
             scores += (next_scores,)
         if config.do_sample:
@@ -201,7 +202,7 @@ def sample(
         if has_end:
             next_ids = next_ids * unfinished + pads * (1 - unfinished)
         input_ids = torch.cat([input_ids, next_ids[:, None]], dim=-1)
-        unfinished = unfinished & ~stopping_criteria(input_ids, scores if wants_scores else None)
+        unfinished = unfinished & ~stopping_rules(input_ids, scores if wants_scores else None)
         num_left = int(unfinished.sum())
         if num_left == 0:
             break
@@ -348,15 +349,16 @@ def beam_search(
     beams = _Beams(input_ids, config)
     steps = _Steps(model, input_ids, config, model_kwargs)
     identity = torch.arange(input_ids.shape[0])
+    stopping_rules, score_rules = StoppingRules(stopping_criteria), ScoreRules(logits_processor)
     while True:
         logits = steps.logits(beams.running[:, :, beams.length - 1].flatten())
         log_probs = nn.functional.log_softmax(logits, dim=-1)
-        log_probs = logits_processor(beams.input_ids, log_probs) if logits_processor else log_probs
+        log_probs = score_rules(beams.input_ids, log_probs)
         if wants_logits:
             raw_logits += (logits.clone(),)
         if scores is not None:
             scores += (log_probs.clone(),)
-        rows, goes_on = beams.advance(log_probs, stopping_criteria, scores, bool(config.do_sample))
+        rows, goes_on = beams.advance(log_probs, stopping_rules, scores, bool(config.do_sample))
         if not torch.equal(rows, identity):
             steps.reorder(rows)
         if not goes_on:

@@ -1,0 +1,75 @@
+"""
+The commonest rules of a search with fewer calls, and the same results as transformers' classes, which are called for
+all others.
+
+Legend: R rows, T tokens so far, V vocabulary.
+"""
+
+from typing import Any
+
+import torch
+from transformers.generation.logits_process import MinLengthLogitsProcessor, MinNewTokensLengthLogitsProcessor
+from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengthCriteria
+
+
+class StoppingRules:
+    """
+    A list of stopping criteria. Whether every row is at its length is one comparison; whether the newest token is an
+    end token needs that token alone.
+
+    Args:
+        criteria (`StoppingCriteriaList`).
+    """
+
+    def __init__(self, criteria: Any) -> None:
+        self.criteria = criteria
+        self.lengths = [one for one in criteria if type(one) is MaxLengthCriteria]
+        self.ends = [one.eos_token_id for one in criteria if type(one) is EosTokenCriteria]
+        self.are_known = len(self.lengths) + len(self.ends) == len(criteria)
+        self.max_length = min((one.max_length for one in self.lengths), default=None)
+        self.warning_length = min((one.max_position_embeddings or 2**62 for one in self.lengths), default=2**62)
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any) -> torch.Tensor:
+        """Ids `(R, T)` to booleans `(R,)`: which rows end here."""
+        length = input_ids.shape[1]
+        if not self.are_known or length > self.warning_length:  # transformers warns then
+            done: torch.Tensor = self.criteria(input_ids, scores)
+            return done
+        if self.max_length is not None and length >= self.max_length:
+            return torch.ones(input_ids.shape[0], dtype=torch.bool)
+        newest, is_end = input_ids[:, -1], None
+        for ends in self.ends:
+            hits = newest == ends if ends.numel() == 1 else torch.isin(newest, ends)
+            is_end = hits if is_end is None else is_end | hits
+        return torch.zeros(input_ids.shape[0], dtype=torch.bool) if is_end is None else is_end
+
+
+class ScoreRules:
+    """
+    A list of logits processors. No end token before a least length is written in place.
+
+    Args:
+        processors (`LogitsProcessorList`).
+    """
+
+    def __init__(self, processors: Any) -> None:
+        self.rules: list[tuple[int, torch.Tensor] | Any] = []
+        self.are_by_row = True
+        """Whether what a row gets depends on nothing but its own length: rows may then leave the batch."""
+        for one in processors:
+            if type(one) is MinLengthLogitsProcessor:
+                self.rules.append((one.min_length, one.eos_token_id.flatten()))
+            elif type(one) is MinNewTokensLengthLogitsProcessor:
+                self.rules.append((one.prompt_length_to_skip + one.min_new_tokens, one.eos_token_id.flatten()))
+            else:
+                self.rules.append(one)
+                self.are_by_row = False
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Ids `(R, T)` and scores `(R, V)`, which may be written into, to scores `(R, V)`."""
+        for rule in self.rules:
+            if not isinstance(rule, tuple):
+                scores = rule(input_ids, scores)
+            elif input_ids.shape[1] < rule[0]:
+                scores[:, rule[1]] = -float("inf")
+        return scores
