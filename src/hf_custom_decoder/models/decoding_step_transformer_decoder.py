@@ -113,8 +113,9 @@ def attend(
     queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, bias: torch.Tensor | None, scale: float
 ) -> torch.Tensor:
     """Scaled dot-product attention over `(N, L, D)`, `(N, D, S)` and `(N, S, D)`, `bias` added to the scores."""
-    beta = 0.0 if bias is None else 1.0
-    scores = torch.baddbmm(queries.new_zeros(()) if bias is None else bias, queries, keys, beta=beta, alpha=scale)
+    scores = torch.bmm(queries * scale, keys)
+    if bias is not None:
+        scores += bias
     return torch.bmm(torch.softmax(scores, dim=-1), values)
 
 

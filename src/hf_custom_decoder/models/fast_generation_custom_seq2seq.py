@@ -266,13 +266,20 @@ class _Beams:
         return self.running[:, :, : self.length].reshape(-1, self.length)
 
     def advance(
-        self, log_probs: torch.Tensor, stopping_criteria: Any, all_scores: Any, do_sample: bool
+        self,
+        log_probs: torch.Tensor,
+        stopping_criteria: Any,
+        all_scores: Any,
+        do_sample: bool,
+        may_be_impossible: bool,
     ) -> tuple[torch.Tensor, bool]:
         """
         One token more.
 
         Args:
             log_probs (`torch.Tensor` of shape `(R, V)`): Processed.
+            may_be_impossible (`bool`): Whether a processor may have left fewer than C possible tokens. Places of
+                finished hypotheses that are still empty then matter, and take part as in transformers.
 
         Returns:
             The row that each of the R rows goes on from, and whether the search goes on.
@@ -291,7 +298,9 @@ class _Beams:
         origins[:, :, length - self.prefix_length] = (beams + self.first_rows).to(torch.int32)
         hits = stopping_criteria(candidates[:, :, : length + 1].flatten(0, 1), all_scores).view(self.num_sources, -1)
 
-        self._collect(candidates, candidate_scores, origins, hits)
+        ends_now = hits & self.is_top
+        if may_be_impossible or bool(ends_now.any()):
+            self._collect(candidates, candidate_scores, origins, ends_now)
         open_scores = candidate_scores + hits.to(torch.float32) * NEVER
         going_on = torch.topk(open_scores, k=self.num_beams)[1]  # (B, K)
         self.running, self.running_origins = _take(candidates, going_on), _take(origins, going_on)
@@ -303,10 +312,9 @@ class _Beams:
         return self.running_origins[:, :, length - self.prefix_length].flatten().long(), goes_on
 
     def _collect(
-        self, candidates: torch.Tensor, scores: torch.Tensor, origins: torch.Tensor, hits: torch.Tensor
+        self, candidates: torch.Tensor, scores: torch.Tensor, origins: torch.Tensor, ends_now: torch.Tensor
     ) -> None:
         """Let candidates that end among the K best take the place of worse finished hypotheses."""
-        ends_now = hits & self.is_top
         scores = scores / ((self.length + 1 - self.prefix_length) ** self.length_penalty)
         if self.early_stopping is True:
             scores = scores + self.is_finished.all(dim=-1, keepdim=True).to(torch.float32) * NEVER
@@ -358,7 +366,9 @@ def beam_search(
             raw_logits += (logits.clone(),)
         if scores is not None:
             scores += (log_probs.clone(),)
-        rows, goes_on = beams.advance(log_probs, stopping_rules, scores, bool(config.do_sample))
+        rows, goes_on = beams.advance(
+            log_probs, stopping_rules, scores, bool(config.do_sample), not score_rules.are_by_row
+        )
         if not torch.equal(rows, identity):
             steps.reorder(rows)
         if not goes_on:

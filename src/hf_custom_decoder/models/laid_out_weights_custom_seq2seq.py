@@ -13,10 +13,10 @@ from torch import nn
 TALL = 8
 """A matrix with so many times as many outputs as inputs is tall: a vocabulary projection."""
 
-CALLS_BEFORE = {"one row": 20, "one row, tall": 8, "rows": 8, "rows, tall": 4}
+CALLS_BEFORE = {"one row": 20, "one row, tall": 8, "rows": 5, "rows, tall": 3}
 """After so many calls a layout would have paid for itself, had it been there from the first."""
 
-MIN_WEIGHTS = 2**15
+MIN_WEIGHTS = {"one row": 2**15, "rows": 2**17}
 """Smaller matrices gain nothing."""
 
 
@@ -35,21 +35,21 @@ class LaidOutLinear:
         self.weight, self.bias = weight, bias
         self.kind = ", tall" if weight.shape[0] >= TALL * weight.shape[1] else ""
         is_float = weight.dtype == torch.float32 and weight.device.type == "cpu"
-        self.is_open = is_float and weight.numel() >= MIN_WEIGHTS
+        self.is_open = is_float and weight.numel() >= min(MIN_WEIGHTS.values())
         self.num_calls = 0
         self.transposed: torch.Tensor | None = None
         self.packed: torch.Tensor | None = None
+        self.packed_linear: Any = None
 
     def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
         """`(R, I)` to `(R, O)`."""
         if self.is_open:
-            num_rows = inputs.shape[0]
-            if self.num_calls >= CALLS_BEFORE[("one row" if num_rows == 1 else "rows") + self.kind]:
-                self._lay_out(num_rows)
+            rows = "one row" if inputs.shape[0] == 1 else "rows"
+            if self.num_calls >= CALLS_BEFORE[rows + self.kind]:
+                self._lay_out(inputs.shape[0], self.weight.numel() >= MIN_WEIGHTS[rows])
             self.num_calls += 1
         if self.packed is not None:
-            packed_linear: Any = torch.ops.mkldnn._linear_pointwise
-            outputs: torch.Tensor = packed_linear(inputs, self.packed, self.bias, "none", [], "")
+            outputs: torch.Tensor = self.packed_linear(inputs, self.packed, self.bias, "none", [], "")
             return outputs
         if self.transposed is not None:
             if self.bias is None:
@@ -57,11 +57,14 @@ class LaidOutLinear:
             return torch.addmm(self.bias, inputs, self.transposed)
         return nn.functional.linear(inputs, self.weight, self.bias)
 
-    def _lay_out(self, num_rows: int) -> None:
+    def _lay_out(self, num_rows: int, gains: bool) -> None:
         self.is_open = False
+        if not gains:
+            return
         has_packing = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
         if num_rows > 1 and has_packing:
             self.packed = torch.ops.mkldnn._reorder_linear_weight(self.weight.detach(), num_rows)
+            self.packed_linear = torch.ops.mkldnn._linear_pointwise.default
         else:
             self.transposed = self.weight.t().contiguous()
 
