@@ -12,7 +12,11 @@ from torch import nn
 from torch.nn.utils import prune
 from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
-from hf_custom_decoder import RecurrentDecoderConfig, RecurrentDecoderForCausalLM
+from hf_custom_decoder import (
+    CustomSeq2SeqForConditionalGeneration,
+    RecurrentDecoderConfig,
+    RecurrentDecoderForCausalLM,
+)
 from hf_custom_decoder.models import generation_custom_seq2seq
 from hf_custom_decoder.models.fast_generation_custom_seq2seq import can_step
 from hf_custom_decoder.models.laid_out_weights_custom_seq2seq import (
@@ -274,12 +278,68 @@ def with_adapter(model: Any) -> Any:
     return adapted.eval()
 
 
-def with_float_head(model: Any) -> Any:
-    model.model.decoder.to(torch.bfloat16)
+class Louder(CustomSeq2SeqForConditionalGeneration):
+    """A subclass of a user, whose own `forward` must run."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        output = super().forward(*args, **kwargs)
+        output.logits = -output.logits
+        return output
+
+
+def as_subclass(model: Any) -> Any:
+    changed = Louder(model.config).eval()
+    changed.load_state_dict(model.state_dict())
+    return changed
+
+
+class RoundedLinear(nn.Module):
+    """A stand-in for 8-bit weights: no `nn.Linear` any more."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.weight, self.bias = linear.weight.round(decimals=0), linear.bias
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        return nn.functional.linear(states, self.weight, self.bias)
+
+
+def with_rounded_weights(model: Any) -> Any:
+    model.model.decoder.layers[0].mlp.fc1 = RoundedLinear(model.model.decoder.layers[0].mlp.fc1)
     return model
 
 
-CHANGES = {"hook": with_hook, "pruning": with_pruning, "adapter": with_adapter}
+def with_own_inputs(model: Any) -> Any:
+    """As prompt tuning does: a method on the model itself."""
+    prepare = model.prepare_inputs_for_generation
+
+    def shifted(input_ids: torch.Tensor, **kwargs: Any) -> dict[str, Any]:
+        inputs: dict[str, Any] = prepare(input_ids, **kwargs)
+        inputs["decoder_input_ids"] = (inputs["decoder_input_ids"] + 7) % VOCAB_SIZE
+        return inputs
+
+    model.prepare_inputs_for_generation = shifted
+    return model
+
+
+def with_hook_on_the_whole(model: Any) -> Any:
+    def louder(module: nn.Module, inputs: Any, output: Any) -> Any:
+        output.logits = -output.logits
+        return output
+
+    model.register_forward_hook(louder)
+    return model
+
+
+CHANGES = {
+    "hook": with_hook,
+    "pruning": with_pruning,
+    "adapter": with_adapter,
+    "subclass": as_subclass,
+    "rounded weights": with_rounded_weights,
+    "own inputs": with_own_inputs,
+    "hook on the whole": with_hook_on_the_whole,
+}
 
 
 @pytest.mark.parametrize("name", CHANGES)
@@ -338,3 +398,9 @@ def test_a_cache_goes_on_after_generation() -> None:
         prefix = {"decoder_input_ids": first.sequences, "decoder_attention_mask": torch.ones_like(first.sequences)}
         rest = model.generate(**batch, **prefix, past_key_values=first.past_key_values, max_length=12)
         assert torch.equal(rest, whole), decoder
+
+
+def test_resized_embeddings_keep_their_scale() -> None:
+    model = tiny_seq2seq("post_norm").double()
+    model.resize_token_embeddings(VOCAB_SIZE + 4)
+    assert_same(*both(model, **source_of(tiny_batch()), num_beams=2, max_length=10, **EVERYTHING))

@@ -282,7 +282,7 @@ class TransformerDecodingStep:
         if decoder.config.position_type == "learned":
             limit = decoder.config.max_position_embeddings
             check_length(type(decoder).__name__, self.num_tokens + 1, "max_position_embeddings", limit)
-        hidden_states = self.embed(ids)
+        hidden_states: torch.Tensor = decoder.embed_tokens(ids)
         if self.position_table is not None and isinstance(positions, int) and positions < len(self.position_table):
             hidden_states = hidden_states + self.position_table[positions]
         elif decoder.embed_positions is not None or decoder.rotary_emb is not None:
@@ -299,12 +299,6 @@ class TransformerDecodingStep:
         self.bias = self._bias()
         self.positions = positions + 1
         return hidden_states
-
-    def embed(self, ids: torch.Tensor) -> torch.Tensor:
-        """Token embeddings `(R, E)`, scaled, as [`ScaledEmbedding`] makes them."""
-        embedding = self.decoder.embed_tokens
-        states = nn.functional.embedding(ids, embedding.weight)
-        return states if embedding.scale == 1.0 else states * embedding.scale
 
     def _bias(self) -> torch.Tensor | None:
         """What is added to the scores of self-attention, `(R * K or 1, G or 1, P + 1)`: padding and ALiBi."""

@@ -34,6 +34,9 @@ NEVER = -1.0e9
 KEEP_SHARE = 0.75
 """Finished rows leave the batch when the unfinished ones are no more than this share of it."""
 
+REPLACED = ("forward", "prepare_inputs_for_generation", "_update_model_kwargs_for_generation")
+"""Methods that others (prompt tuning, offloading) put on single models; they must then be called."""
+
 STATIC_ROPE_TYPES = ("default", "linear", "llama3", "yarn", "proportional")
 """Rotations whose angles depend on the position alone, not on the length reached."""
 
@@ -65,6 +68,9 @@ def can_step(model: Any, config: GenerationConfig, model_kwargs: dict[str, Any])
         last = position_ids.shape[1] - 1 if mask is None else mask.sum(1) - 1
         if not bool((position_ids[:, -1] == last).all()):
             return False
+    wrappers = [model] if model.model is decoder else [model, model.model]
+    if any(name in one.__dict__ for one in wrappers for name in REPLACED) or not all(map(_is_unhooked, wrappers)):
+        return False
     return _is_plain_cache(cache, decoder) and all(_is_plain(one) for one in (decoder, model.lm_head))
 
 
@@ -89,24 +95,23 @@ def _is_plain(part: nn.Module) -> bool:
     for module in part.modules():
         if isinstance(module, nn.Linear) and not is_plain_linear(module):
             return False
-        if "forward" in module.__dict__ or module._forward_hooks or module._forward_pre_hooks:
-            return False
-        if hasattr(module, "base_layer") or hasattr(module, "parametrizations"):
-            return False
-        if not _is_known(module):
+        if not _is_unhooked(module):
             return False
     return len({parameter.dtype for parameter in part.parameters()}) == 1
 
 
-def _is_known(module: nn.Module) -> bool:
+def _is_unhooked(module: nn.Module) -> bool:
     """
-    Whether a decoding step knows a module: one of torch's or transformers', or of the files that travel. (Classes are
-    told by the names of their files, as travelling code may be there in several copies.)
+    Whether a module is what its class says, and its class one that a decoding step knows: of torch, an activation of
+    transformers, or of the files that travel. (Classes are told by the names of their files, as travelling code may be
+    there in several copies; a subclass stands in another file.)
     """
-    package, _, file = type(module).__module__.rpartition(".")
-    if package.split(".")[0] in ("torch", "transformers"):
+    if "forward" in module.__dict__ or module._forward_hooks or module._forward_pre_hooks:
+        return False
+    origin = type(module).__module__
+    if origin.startswith("torch.nn.modules.") or origin == "transformers.activations":
         return True
-    return file.endswith(("_custom_seq2seq", "_transformer_decoder", "_recurrent_decoder"))
+    return origin.endswith(("_custom_seq2seq", "_transformer_decoder", "_recurrent_decoder"))
 
 
 def build_step(model: Any, outputs: Any, num_rows: int, model_kwargs: dict[str, Any]) -> Any:
