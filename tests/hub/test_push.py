@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from hf_custom_decoder.cli import main
 from hf_custom_decoder.hub.folder_checks import CHECKS
 from hf_custom_decoder.hub.model_card import Measurement, ModelCardContents, write_model_card
 from hf_custom_decoder.hub.push import check_folder, push
@@ -196,6 +197,23 @@ def test_what_each_check_finds(folder: Path, case: str) -> None:
 def test_names_that_are_none(folder: Path, name: str) -> None:
     with pytest.raises(ValueError, match="`repo` must be a name"):
         push(folder, name)
+
+
+def test_the_command_reports(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With 0 where the folder is ready, else with 2; the trial in a clean process is that of `sent`."""
+    monkeypatch.setattr("hf_custom_decoder.hub.push._load_elsewhere", lambda *arguments: [])
+    command = ["push", str(folder), "--repo", "someone/model", "--dry-run"]
+    assert main(command) == 0
+    assert "FAIL" not in capsys.readouterr().out
+    (folder / "optimizer.pt").write_bytes(b"x")
+    assert main(command) == 2
+    printed = capsys.readouterr()
+    assert "FAIL  weights safe\n      - optimizer.pt may run code" in printed.out
+    assert "is not ready for the Hub" in printed.err
+    assert main(["push", str(folder / "nothing"), "--repo", "someone/model"]) == 2
+    assert "must be a folder written by `save_pretrained`" in capsys.readouterr().err
 
 
 def test_a_missing_folder(tmp_path: Path) -> None:
