@@ -10,6 +10,7 @@ from transformers.utils.logging import disable_progress_bar
 from .data.text_sources import read_sources
 from .evaluation.batched_generation import generate_texts
 from .hub.model_folder import load_model_folder
+from .hub.push import push
 from .quickstart.quickstart_settings import ALL_DECODERS, DECODER_CHOICES, DEVICES, QuickstartSettings
 from .quickstart.run_comparison import run_comparison
 from .quickstart.run_quickstart import run_quickstart
@@ -30,6 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_quickstart(commands)
     _add_generate(commands)
+    _add_push(commands)
     return parser
 
 
@@ -167,6 +169,29 @@ def _run_generate(arguments: argparse.Namespace) -> None:
     )
     for texts in outputs:
         _print_line("\t".join(" ".join(text.splitlines()) for text in texts))
+
+
+def _add_push(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "push",
+        help="check a saved folder and upload it to the Hub",
+        description=(
+            "Checks a folder (card, licence and data, code, no pickles, no secrets or local paths, loads in a clean "
+            "process) and uploads it in one commit. Nothing is sent where a check fails."
+        ),
+    )
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="folder written by save_pretrained")
+    parser.add_argument("--repo", required=True, metavar="NAME", help="repository on the Hub: owner/name")
+    parser.add_argument("--private", action="store_true", help="make a new repository private")
+    parser.add_argument("--dry-run", "--dry_run", action="store_true", help="check and report only")
+    parser.set_defaults(run=_run_push)
+
+
+def _run_push(arguments: argparse.Namespace) -> None:
+    report = push(arguments.folder, arguments.repo, private=arguments.private, dry_run=arguments.dry_run)
+    _print_line(str(report))
+    if not report.is_ready:
+        raise ValueError(f"{arguments.folder} is not ready for the Hub, see above")
 
 
 def _print_line(text: str) -> None:

@@ -211,6 +211,13 @@ class TransformerStackConfig(PreTrainedConfig):
         check_model_type(cls, config_dict)
         return super().from_dict(config_dict, **kwargs)
 
+    def to_dict(self) -> dict[str, Any]:
+        """As in transformers; `num_key_value_heads` is left out where it is None, as peft multiplies what it finds."""
+        output: dict[str, Any] = super().to_dict()
+        if output.get("num_key_value_heads") is None:
+            output.pop("num_key_value_heads", None)
+        return output
+
     @property
     def key_value_heads(self) -> int:
         """Number of key and value heads, resolved."""

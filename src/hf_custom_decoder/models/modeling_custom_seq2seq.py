@@ -448,7 +448,7 @@ class CustomSeq2SeqForConditionalGeneration(  # type: ignore[misc]  # the hooks 
         self._is_stateful = bool(self.model.decoder._is_stateful)
         self._can_compile_fullgraph = self.model._can_compile_fullgraph
         is_ours = decoder.model_type in DECODER_CLASSES
-        self._shares_sources = is_ours or bool(getattr(self.model.decoder, "supports_shared_sources", False))
+        self._can_share_sources = is_ours or bool(getattr(self.model.decoder, "supports_shared_sources", False))
         self.main_input_name = self.model.main_input_name
         tied = ["lm_head.weight"] if config.tie_word_embeddings else []
         tied += [f"model.{self.model.embedding_name('encoder')}"] if config.tie_encoder_decoder_embeddings else []
@@ -458,6 +458,13 @@ class CustomSeq2SeqForConditionalGeneration(  # type: ignore[misc]  # the hooks 
         self.generation_config.decoder_start_token_id = config.start_token_id
         if self.generation_config.max_length is None or self.generation_config.max_length == 20:
             self.generation_config.max_length = length_rule(config.decoder)
+
+    @property
+    def _shares_sources(self) -> bool:  # type: ignore[override]  # a flag of the mixin
+        """Whether rows may share a source; not where peft's prefix tuning puts a cache of its own in place of ours."""
+        caller = getattr(self.prepare_inputs_for_generation, "__self__", self)
+        adapter = None if caller is self else getattr(caller, "active_peft_config", None)
+        return self._can_share_sources and getattr(adapter, "peft_type", None) != "PREFIX_TUNING"
 
     @classmethod
     def from_encoder_pretrained(
@@ -605,7 +612,8 @@ class CustomSeq2SeqForConditionalGeneration(  # type: ignore[misc]  # the hooks 
                     f"{tuple(labels.shape)} and {tuple(given.shape[:2])}. Shift the labels right by one for the "
                     "decoder."
                 )
-            if decoder_attention_mask is None and not returns_logits:
+            is_filled = isinstance(past_key_values, Cache) and past_key_values.get_seq_length() > 0  # prefix tuning
+            if decoder_attention_mask is None and not returns_logits and not is_filled:
                 decoder_attention_mask = mask_up_to_last_label(labels)
         outputs = self.model(
             input_ids=input_ids,
