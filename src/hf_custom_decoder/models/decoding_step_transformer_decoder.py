@@ -97,9 +97,8 @@ class Source:
         output = attend(grouped, keys, values, self.bias, scale)
         if shared == 1:
             return output.reshape(queries.shape)
-        return (
-            output.view(-1, heads, shared, output.shape[1] // shared, head_dim).transpose(1, 2).reshape(queries.shape)
-        )
+        output = output.view(-1, heads, shared, output.shape[1] // shared, head_dim)
+        return output.transpose(1, 2).reshape(queries.shape)
 
     def select(self, rows: torch.Tensor) -> None:
         """Keep these source rows."""
@@ -234,9 +233,8 @@ class TransformerDecodingStep:
         source_mask: torch.Tensor | None,
     ) -> None:
         self.decoder, self.head, config = decoder, laid_out(lm_head), decoder.config
-        self.cache_layers: Any = (
-            cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache
-        ).layers
+        own = cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache
+        self.cache_layers: Any = own.layers
         self.num_tokens, self.num_rows = int(cache.get_seq_length()), num_rows
         dtype = lm_head.weight.dtype
         self.source = Source(cache, source_mask, num_rows, dtype) if isinstance(cache, CustomSeq2SeqCache) else None
@@ -249,10 +247,8 @@ class TransformerDecodingStep:
             self.slopes = torch.tensor(alibi_slopes(config.num_attention_heads), dtype=torch.float32)
         self.groups = config.num_attention_heads // config.key_value_heads
         self.key_heads, self.dtype = config.key_value_heads, dtype
-        positions = decoder.embed_positions
-        table = (
-            getattr(positions, "table", None) if hasattr(positions, "table") else getattr(positions, "weight", None)
-        )
+        table: Any = getattr(decoder.embed_positions, "table", None)  # sinusoidal
+        table = getattr(decoder.embed_positions, "weight", None) if table is None else table  # learned
         self.position_table: torch.Tensor | None = None if table is None else table.to(dtype)  # (positions, E)
         self.rotary: tuple[torch.Tensor, torch.Tensor] | None = None
         self.bias: torch.Tensor | None = None
