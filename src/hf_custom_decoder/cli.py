@@ -13,6 +13,10 @@ from .hub.model_folder import load_model_folder
 from .quickstart.quickstart_settings import ALL_DECODERS, DECODER_CHOICES, DEVICES, QuickstartSettings
 from .quickstart.run_comparison import run_comparison
 from .quickstart.run_quickstart import run_quickstart
+from .training.recipe_options import describe_options
+from .training.recipe_reading import read_recipe, take_overrides
+from .training.recipe_tokenizers import load_target_tokenizer
+from .training.run_recipe import train_recipe
 
 EXIT_DONE = 0
 EXIT_USAGE = 2
@@ -20,6 +24,9 @@ EXIT_INTERRUPTED = 130
 
 USER_ERRORS = (ImportError, OSError, ValueError)
 """What the library raises for wrong arguments, missing files and missing packages."""
+
+OWN_OPTIONS = {"train": ("fresh",)}
+"""Options of the commands that take those of a recipe beside them."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -29,6 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_quickstart(commands)
+    _add_train(commands)
     _add_generate(commands)
     return parser
 
@@ -42,8 +50,16 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
         `int`: 0 when done, 2 for wrong usage, 130 after Ctrl-C.
     """
+    argv = sys.argv[1:] if argv is None else argv
+    overrides: dict[str, str] = {}
     try:
+        if argv and argv[0] in OWN_OPTIONS:
+            argv, overrides = take_overrides(argv, OWN_OPTIONS[argv[0]])
         arguments = build_parser().parse_args(argv)
+        arguments.overrides = overrides
+    except ValueError as error:
+        print(f"hf-custom-decoder: error: {error}", file=sys.stderr)
+        return EXIT_USAGE
     except SystemExit as error:  # argparse has written its message
         return error.code if isinstance(error.code, int) else EXIT_USAGE
     disable_progress_bar()  # of transformers, for every file it reads; ours stay
@@ -115,7 +131,7 @@ def _add_quickstart(commands: "argparse._SubParsersAction[argparse.ArgumentParse
 
 
 def _run_quickstart(arguments: argparse.Namespace) -> None:
-    options = {name: value for name, value in vars(arguments).items() if name != "run"}
+    options = {name: value for name, value in vars(arguments).items() if name not in ("run", "overrides")}
     settings = QuickstartSettings(**options)
     run = run_comparison if settings.decoder == ALL_DECODERS else run_quickstart
     try:
@@ -125,6 +141,33 @@ def _run_quickstart(arguments: argparse.Namespace) -> None:
             _print_line("\nThe same command without --fresh goes on where it stopped.")
         else:
             _print_line("\nThe same command goes on where it stopped; with --fresh it starts again.")
+        raise
+
+
+def _add_train(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "train",
+        help="train what a recipe describes, from text to a folder for the Hub",
+        usage="hf-custom-decoder train RECIPE [--fresh] [--OPTION VALUE ...]",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=(
+            "Trains with the stock Seq2SeqTrainer what a recipe (a YAML file) describes. Interrupted in any way and\n"
+            "started again with the same command, it goes on from its newest checkpoint. On several devices:\n"
+            "accelerate launch -m hf_custom_decoder train RECIPE"
+        ),
+        epilog=f"Options of a recipe, in the file or here (the section may be left out):\n{describe_options()}",
+    )
+    parser.add_argument("recipe", type=Path, metavar="RECIPE", help="YAML file")
+    parser.add_argument("--fresh", action="store_true", help="forget what earlier runs have left in the folder")
+    parser.set_defaults(run=_run_train)
+
+
+def _run_train(arguments: argparse.Namespace) -> None:
+    recipe = read_recipe(arguments.recipe, arguments.overrides)
+    try:
+        train_recipe(recipe, _print_line, fresh=arguments.fresh)
+    except KeyboardInterrupt:
+        _print_line("\nThe same command (without --fresh) goes on where it stopped.")
         raise
 
 
@@ -163,6 +206,7 @@ def _run_generate(arguments: argparse.Namespace) -> None:
         sources,
         batch_size=arguments.batch_size,
         num_return_sequences=arguments.num_return_sequences,
+        target_tokenizer=load_target_tokenizer(arguments.model),
         **{name: value for name, value in chosen.items() if value is not None},
     )
     for texts in outputs:
