@@ -9,6 +9,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from .data.text_sources import read_sources
 from .evaluation.batched_generation import generate_texts
+from .evaluation.run_evaluation import evaluate_recipe, evaluation_recipe
 from .hub.model_folder import load_model_folder
 from .quickstart.quickstart_settings import ALL_DECODERS, DECODER_CHOICES, DEVICES, QuickstartSettings
 from .quickstart.run_comparison import run_comparison
@@ -25,7 +26,7 @@ EXIT_INTERRUPTED = 130
 USER_ERRORS = (ImportError, OSError, ValueError)
 """What the library raises for wrong arguments, missing files and missing packages."""
 
-OWN_OPTIONS = {"train": ("fresh",)}
+OWN_OPTIONS = {"train": ("fresh",), "evaluate": ("model", "data", "predictions", "device", "trust_remote_code")}
 """Options of the commands that take those of a recipe beside them."""
 
 
@@ -37,6 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_quickstart(commands)
     _add_train(commands)
+    _add_evaluate(commands)
     _add_generate(commands)
     return parser
 
@@ -169,6 +171,42 @@ def _run_train(arguments: argparse.Namespace) -> None:
     except KeyboardInterrupt:
         _print_line("\nThe same command (without --fresh) goes on where it stopped.")
         raise
+
+
+def _add_evaluate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "evaluate",
+        help="score a model on test data",
+        usage="hf-custom-decoder evaluate [RECIPE] [--model FOLDER] [--data FILE ...] [--OPTION VALUE ...]",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=(
+            "Generates for the test data of a recipe, or for --data, prints the metrics that the recipe or\n"
+            "--metrics names, and writes outputs and figures. A model trained by `train` brings its recipe."
+        ),
+        epilog=f"Options of a recipe, in the file or here (the section may be left out):\n{describe_options()}",
+    )
+    parser.add_argument("recipe", type=Path, nargs="?", metavar="RECIPE", help="YAML file")
+    parser.add_argument("--model", metavar="FOLDER", help="saved model, or its name on the Hub (default: the output)")
+    parser.add_argument(
+        "--data", action="append", metavar="FILE", help="test file in place of the recipe's; repeatable"
+    )
+    parser.add_argument("--predictions", type=Path, metavar="DIR", help="where to write (default: in the model's)")
+    parser.add_argument("--device", choices=DEVICES, default="cpu", help="where to run (default: cpu)")
+    parser.add_argument(
+        "--trust_remote_code", action="store_true", help="run code from the folder; models of this package need none"
+    )
+    parser.set_defaults(run=_run_evaluate)
+
+
+def _run_evaluate(arguments: argparse.Namespace) -> None:
+    recipe = evaluation_recipe(arguments.recipe, arguments.model, arguments.data, arguments.overrides)
+    evaluate_recipe(
+        recipe,
+        _print_line,
+        predictions=arguments.predictions,
+        device=arguments.device,
+        trust_remote_code=arguments.trust_remote_code,
+    )
 
 
 def _add_generate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
