@@ -14,8 +14,9 @@ from safetensors.torch import load_file
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from hf_custom_decoder.cli import main
+from hf_custom_decoder.training.optimization import build_optimizer, build_schedule
 from hf_custom_decoder.training.recipe_reading import read_recipe, recipe_from_dict
-from hf_custom_decoder.training.run_recipe import build_optimizer, build_schedule, train_recipe
+from hf_custom_decoder.training.run_recipe import train_recipe
 from hf_custom_decoder.training.weight_averages import average_checkpoints
 from tests.tiny_recipes import tiny_recipe, write_pairs, write_recipe
 

@@ -1,5 +1,6 @@
 """A recipe from text to a finished folder: read, tokenize, train or go on, measure, publish."""
 
+import json
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -9,11 +10,9 @@ from typing import Any
 
 import torch
 from transformers import (
-    PreTrainedModel,
     PrinterCallback,
     Seq2SeqTrainingArguments,
     TrainerState,
-    get_scheduler,
     set_seed,
 )
 
@@ -29,11 +28,12 @@ from ..hub.model_card import Measurement, write_model_card
 from .early_stopping import EarlyStopping
 from .hardware import describe_hardware, limit_threads
 from .interruption import Interruption
+from .optimization import build_optimizer, build_schedule
 from .progress_bar import BudgetProgressBar
 from .recipe_card import recipe_card
 from .recipe_folder import RECIPE_FILE, RESULTS_FILE, RecipeFolder
 from .recipe_model import build_recipe_model
-from .recipe_options import Recipe, TrainingOptions
+from .recipe_options import Recipe
 from .recipe_reading import recipe_to_yaml
 from .recipe_results import RecipeResults
 from .recipe_tokenizers import (
@@ -46,7 +46,7 @@ from .recipe_tokenizers import (
 from .recipe_trainer import RecipeTrainer
 from .stop_on_request import StopOnRequest
 from .training_budget import BudgetCallback, TrainingBudget
-from .weight_averages import MovingAverage, average_checkpoints
+from .weight_averages import MovingAverage, average_checkpoints, load_weights
 from .whole_checkpoints import WholeCheckpoints, remove_torn, step_of, whole_checkpoints
 
 Report = Callable[[str], None]
@@ -156,8 +156,7 @@ class _Run:
             f"{type(self.model).__name__} with {self.model.num_parameters():,} parameters, "
             f"{len(self.tokenizers.target):,} target tokens"
         )
-        remove = self.processes.is_main_process
-        if remove:
+        if self.processes.is_main_process:
             remove_torn(self.folder.work)
         self.processes.wait_for_everyone()
         self.checkpoints = whole_checkpoints(self.folder.work, self.report)
@@ -204,7 +203,6 @@ class _Run:
 
     def finish(self) -> None:
         """Chooses the final weights, measures them, and lets the folder appear."""
-        training = self.recipe.training
         final_weights = self._take_final_weights()
         state = self.trainer.state
         validation, measurements = self._measure()
@@ -212,13 +210,12 @@ class _Run:
         if not measurements:
             last = losses[-1] if losses else float(state.log_history[-1].get("train_loss", 0.0))
             measurements = [Measurement("loss", "Training loss (nats a token)", last, "with label smoothing, if any")]
-        device = "cpu" if self.trainer.args.device.type == "cpu" else self.trainer.args.device.type
         results = RecipeResults(
             num_parameters=self.model.num_parameters(),
             num_pairs=0 if self.recipe.data.streaming else len(self.train_pairs),
             num_steps=state.global_step,
             seconds=self.budget.spent_seconds,
-            hardware=describe_hardware(device),
+            hardware=describe_hardware(self.trainer.args.device.type),
             final_weights=final_weights,
             padding_share=0.0 if self.batches is None else self.batches.padding_share(),
             training_loss=losses[-1] if losses else 0.0,
@@ -236,7 +233,7 @@ class _Run:
             self.folder.close()
         self.processes.wait_for_everyone()
         for name, value in validation.items():
-            self.report(f"{training.metric if name == training.metric else name}: {value:.3f} on validation")
+            self.report(f"{name}: {value:.3f} on validation")
         self.report(f"The model is in {self.recipe.output}.")
 
     def _tokenizers(self, pairs: Any) -> PairTokenizers:
@@ -352,16 +349,16 @@ class _Run:
 
     def _load_finished(self, checkpoint: Path) -> None:
         self.trainer.state = TrainerState.load_from_json(str(checkpoint / _STATE_FILE))
-        _load_weights(self.model, average_checkpoints([checkpoint]))
+        load_weights(self.model, average_checkpoints([checkpoint]))
 
     def _take_final_weights(self) -> str:
         training = self.recipe.training
         if self.early_stopping is not None and self.folder.best.is_dir():
-            _load_weights(self.model, average_checkpoints([self.folder.best]))
+            load_weights(self.model, average_checkpoints([self.folder.best]))
             return f"best {self.early_stopping.name}"
         if training.average_last > 1:
             chosen = whole_checkpoints(self.folder.work, self.report)[-training.average_last :]
-            _load_weights(self.model, average_checkpoints(chosen))
+            load_weights(self.model, average_checkpoints(chosen))
             return f"mean of steps {', '.join(str(step_of(path)) for path in chosen)}"
         if self.moving_average is not None:
             self.moving_average.apply(self.model)
@@ -385,28 +382,6 @@ class _Run:
         return figures, measurements
 
 
-def build_optimizer(model: PreTrainedModel, training: TrainingOptions) -> torch.optim.Optimizer:
-    """Builds AdamW with weight decay on matrices only."""
-    trained = [weight for weight in model.parameters() if weight.requires_grad]
-    return torch.optim.AdamW(
-        [
-            {"params": [weight for weight in trained if weight.ndim > 1], "weight_decay": training.weight_decay},
-            {"params": [weight for weight in trained if weight.ndim <= 1], "weight_decay": 0.0},
-        ],
-        lr=training.learning_rate,
-        betas=(training.adam_beta1, training.adam_beta2),
-        eps=training.adam_epsilon,
-        fused=True,
-    )
-
-
-def build_schedule(optimizer: torch.optim.Optimizer, training: TrainingOptions, max_steps: int) -> Any:
-    """Builds the learning rate schedule: up in a straight line over the warm-up, then as `schedule` says."""
-    warmup = training.warmup if training.warmup >= 1 else training.warmup * max_steps
-    name = "constant_with_warmup" if training.schedule == "constant" else training.schedule
-    return get_scheduler(name, optimizer, num_warmup_steps=round(warmup), num_training_steps=max_steps)
-
-
 def _encoded_only(pairs: Any) -> Any:
     return pairs.select_columns(["input_ids", "labels"])
 
@@ -416,21 +391,7 @@ def _pad_token_id(tokenizers: PairTokenizers) -> int:
     return int(tokenizers.target.pad_token_id if pad is None else pad)
 
 
-def _load_weights(model: PreTrainedModel, weights: dict[str, torch.Tensor]) -> None:
-    """Loads saved weights; a file holds tied ones once."""
-    result = model.load_state_dict(weights, strict=False)
-    tied = set(getattr(model, "all_tied_weights_keys", {}) or {})
-    missing = [name for name in result.missing_keys if name not in tied]
-    if missing or result.unexpected_keys:
-        raise ValueError(
-            f"The weights must be those of the model, missing {missing[:3]}, unknown {result.unexpected_keys[:3]}."
-        )
-    model.tie_weights()
-
-
 def _read_json(path: Path) -> Any:
-    import json
-
     return json.loads(path.read_text(encoding="utf-8"))
 
 

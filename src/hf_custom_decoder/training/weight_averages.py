@@ -9,7 +9,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 _WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
@@ -47,6 +47,26 @@ def average_checkpoints(folders: Sequence[Path]) -> dict[str, torch.Tensor]:
         raise ValueError("There must be checkpoints to average, got none.")
     means = {name: (total / len(folders)).to(last[name].dtype) for name, total in sums.items()}
     return {**last, **means}
+
+
+def load_weights(model: PreTrainedModel, weights: dict[str, torch.Tensor]) -> None:
+    """Puts saved weights into a model; of tied ones a file holds one.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`]): The model.
+        weights (`dict[str, torch.Tensor]`): From [`average_checkpoints`].
+
+    Raises:
+        ValueError: If weights are missing that are not tied to others, or unknown ones are given.
+    """
+    result = model.load_state_dict(weights, strict=False)
+    tied = set(getattr(model, "all_tied_weights_keys", {}) or {})
+    missing = [name for name in result.missing_keys if name not in tied]
+    if missing or result.unexpected_keys:
+        raise ValueError(
+            f"The weights must be those of the model, missing {missing[:3]}, unknown {result.unexpected_keys[:3]}."
+        )
+    model.tie_weights()
 
 
 class MovingAverage(TrainerCallback):
