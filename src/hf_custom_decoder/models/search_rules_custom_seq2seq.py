@@ -32,7 +32,8 @@ class StoppingRules:
     def __call__(self, input_ids: torch.Tensor, scores: Any) -> torch.Tensor:
         """Ids `(R, T)` to booleans `(R,)`: which rows end here."""
         length = input_ids.shape[1]
-        if not self.are_known or length > self.warning_length:  # transformers warns then
+        if not self.are_known or length > self.warning_length:
+            self.warning_length = 2**62  # transformers warns there, once
             done: torch.Tensor = self.criteria(input_ids, scores)
             return done
         if self.max_length is not None and length >= self.max_length:
