@@ -1,6 +1,7 @@
 """Settings of every test: no network, one seed, no thread fights between workers."""
 
 import os
+from collections.abc import Iterator
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -19,3 +20,11 @@ logging.disable_progress_bar()
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _verbosity() -> Iterator[None]:
+    """Commands quieten transformers; the next test hears it again."""
+    before = logging.get_verbosity()
+    yield
+    logging.set_verbosity(before)

@@ -237,6 +237,15 @@ def test_laid_out_weights_compute_the_same(rows: int, outputs: int, inputs: int,
         assert is_laid_out == (call >= calls)
 
 
+def test_without_packing_weights_are_transposed() -> None:
+    step, states = LaidOutLinear(torch.randn(512, 512), None), torch.randn(3, 512)
+    with patch.object(torch.ops.mkldnn, "_reorder_linear_weight", side_effect=RuntimeError):
+        for _ in range(CALLS_BEFORE["rows"] + 2):
+            torch.testing.assert_close(step(states), states @ step.weight.t(), rtol=1e-5, atol=1e-4)
+    assert step.packed is None
+    assert step.transposed is not None
+
+
 def test_small_and_other_weights_stay_as_they_are() -> None:
     for weight in (torch.randn(64, 32), torch.randn(2048, 256).double(), torch.randn(2048, 256).bfloat16()):
         step = LaidOutLinear(weight, None)

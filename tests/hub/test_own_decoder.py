@@ -32,6 +32,7 @@ FIELDS = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 2}
 def load_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., ModuleType]]:
     """Imports the example's decoder, changed by replacements, under a module name and a model type of its own."""
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
     names = []
 
     def load(*replacements: tuple[str, str]) -> ModuleType:
@@ -46,7 +47,8 @@ def load_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cal
         return importlib.import_module(name)
 
     yield load
-    for name in names:
+    travelled = [name for name in sys.modules if name.partition(".")[0] == "transformers_modules"]
+    for name in (*names, *travelled):
         del sys.modules[name]
 
 

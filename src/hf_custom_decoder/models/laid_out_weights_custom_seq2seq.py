@@ -61,12 +61,14 @@ class LaidOutLinear:
         self.is_open = False
         if not gains:
             return
-        has_packing = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
-        if num_rows > 1 and has_packing:
-            self.packed = torch.ops.mkldnn._reorder_linear_weight(self.weight.detach(), num_rows)
-            self.packed_linear = torch.ops.mkldnn._linear_pointwise.default
-        else:
-            self.transposed = self.weight.t().contiguous()
+        if num_rows > 1 and torch.backends.mkldnn.is_available():
+            try:
+                self.packed = torch.ops.mkldnn._reorder_linear_weight(self.weight.detach(), num_rows)
+                self.packed_linear = torch.ops.mkldnn._linear_pointwise.default
+                return
+            except (AttributeError, RuntimeError):  # another build of torch
+                self.packed = None
+        self.transposed = self.weight.t().contiguous()
 
 
 def laid_out(*modules: nn.Linear) -> LaidOutLinear:

@@ -9,14 +9,15 @@ from transformers import Seq2SeqTrainer
 
 from ..data.token_batches import TokenBatchSampler
 from ..evaluation.predictions import IGNORED_LABEL_ID
+from ..exact_evaluation import ExactEvaluationMixin
 from .weight_averages import MovingAverage
 
 
-class RecipeTrainer(Seq2SeqTrainer):
+class RecipeTrainer(ExactEvaluationMixin, Seq2SeqTrainer):
     """`Seq2SeqTrainer` whose training batches come from a sampler that knows the whole run.
 
     To the Trainer the run is one epoch of `len(batches)` batches, so that a checkpoint's step alone says where it
-    goes on.
+    goes on. On several processes every example is evaluated once.
 
     Args:
         batches ([`TokenBatchSampler`], *optional*): Of this process; without it (a stream) the Trainer makes batches.
