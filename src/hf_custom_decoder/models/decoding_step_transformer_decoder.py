@@ -19,15 +19,15 @@ from .laid_out_weights_custom_seq2seq import laid_out
 from .positions_custom_seq2seq import alibi_slopes, rotate
 
 BLOCK = 64
-"""Tokens by which key and value buffers grow, at least."""
+"""Tokens by which buffers of keys and values grow, at least."""
 
 
 class TokenBuffer:
     """
-    Vectors of all tokens so far, time first, so that a step writes one block and a reorder copies one.
+    Keys and values of all tokens so far, time first, so that a step writes one block and a reorder copies one.
 
     Args:
-        filled (`torch.Tensor` of shape `(P, R, width)`).
+        filled (`torch.Tensor` of shape `(P, 2, R, width)`): Keys, then values.
     """
 
     def __init__(self, filled: torch.Tensor) -> None:
@@ -35,25 +35,24 @@ class TokenBuffer:
         self.buffer = filled.new_empty((self.length + BLOCK, *filled.shape[1:]))
         self.buffer[: self.length] = filled
 
-    def append(self, vectors: torch.Tensor) -> torch.Tensor:
-        """Add `(R, width)`; returns all, `(P + 1, R, width)`."""
+    def append(self) -> torch.Tensor:
+        """Room for one more token, `(2, R, width)`, to be written into."""
         if self.length == self.buffer.shape[0]:
             grown = self.buffer.new_empty((2 * self.length, *self.buffer.shape[1:]))
             grown[: self.length] = self.buffer
             self.buffer = grown
-        self.buffer[self.length] = vectors
         self.length += 1
-        return self.buffer[: self.length]
+        return self.buffer[self.length - 1]
 
     def select(self, rows: torch.Tensor) -> None:
         """Row i goes on from row `rows[i]`."""
-        moved = self.buffer.new_empty((self.buffer.shape[0], rows.shape[0], self.buffer.shape[2]))
-        torch.index_select(self.buffer[: self.length], 1, rows, out=moved[: self.length])
+        moved = self.buffer.new_empty((*self.buffer.shape[:2], rows.shape[0], self.buffer.shape[3]))
+        torch.index_select(self.buffer[: self.length], 2, rows, out=moved[: self.length])
         self.buffer = moved
 
     @property
     def filled(self) -> torch.Tensor:
-        """All so far, `(P, R, width)`."""
+        """All so far, `(P, 2, R, width)`."""
         return self.buffer[: self.length]
 
 
@@ -112,9 +111,10 @@ def attend(
     queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, bias: torch.Tensor | None, scale: float
 ) -> torch.Tensor:
     """Scaled dot-product attention over `(N, L, D)`, `(N, D, S)` and `(N, S, D)`, `bias` added to the scores."""
-    scores = torch.bmm(queries * scale, keys)
-    if bias is not None:
-        scores += bias
+    if bias is None:
+        scores = torch.baddbmm(queries.new_empty(()), queries, keys, beta=0.0, alpha=scale)
+    else:
+        scores = torch.baddbmm(bias, queries, keys, alpha=scale)
     return torch.bmm(torch.softmax(scores, dim=-1), values)
 
 
@@ -135,36 +135,38 @@ class AttentionStep:
         self.num_key_heads = module.num_heads // module.num_key_value_groups
         self.project, self.out = laid_out(module.q_proj, module.k_proj, module.v_proj), laid_out(module.out_proj)
         self.has_norm = not isinstance(module.q_norm, nn.Identity)
-        inner, shared = self.num_heads * self.head_dim, self.num_key_heads * self.head_dim
-        self.sizes = [inner, shared, shared]
+        self.inner = self.num_heads * self.head_dim
         # A sliding cache layer has let go of older tokens, which no later token sees: zeros stand in for them.
-        missing = num_tokens - cache_layer.keys.shape[2]
-        self.keys, self.values = (
-            TokenBuffer(nn.functional.pad(one.permute(2, 0, 1, 3).flatten(2), (0, 0, 0, 0, max(missing, 0), 0)))
-            for one in (cache_layer.keys, cache_layer.values)
-        )
+        missing = max(num_tokens - cache_layer.keys.shape[2], 0)
+        both = (
+            torch.stack([cache_layer.keys, cache_layer.values]).permute(3, 0, 1, 2, 4).flatten(3)
+        )  # (P, 2, R, width)
+        self.tokens = TokenBuffer(nn.functional.pad(both, (0, 0, 0, 0, 0, 0, missing, 0)))
 
     def __call__(self, hidden_states: torch.Tensor, step: "TransformerDecodingStep") -> torch.Tensor:
         """`(R, E)` to `(R, E)`."""
-        queries, keys, values = self.project(hidden_states).split(self.sizes, dim=1)
-        num_rows = hidden_states.shape[0]
+        projected, num_rows = self.project(hidden_states), hidden_states.shape[0]
+        queries, new = projected[:, : self.inner], projected[:, self.inner :].view(num_rows, 2, -1)
+        room = self.tokens.append()  # (2, R, K * D)
         if self.has_norm or step.rotary is not None:
-            queries, keys = (one.view(num_rows, -1, 1, self.head_dim) for one in (queries, keys))
+            keys = new[:, 0].reshape(num_rows, -1, 1, self.head_dim)
+            queries = queries.reshape(num_rows, -1, 1, self.head_dim)
             if self.has_norm:
                 queries, keys = self.module.q_norm(queries), self.module.k_norm(keys)
             if step.rotary is not None:
                 queries, keys = rotate(queries, *step.rotary), rotate(keys, *step.rotary)
-            keys = keys.reshape(num_rows, -1)
-        all_keys, all_values = self.keys.append(keys), self.values.append(values)  # (P + 1, R, K * D)
-        bias = step.bias
+            room[0], room[1] = keys.reshape(num_rows, -1), new[:, 1]
+        else:
+            room.copy_(new.transpose(0, 1))
+        tokens, bias = self.tokens.filled, step.bias
         if self.window is not None:
-            all_keys, all_values = all_keys[-self.window :], all_values[-self.window :]
+            tokens = tokens[-self.window :]
             bias = None if bias is None else bias[..., -self.window :]
-        length = all_keys.shape[0]
+        tokens = tokens.view(tokens.shape[0], 2, -1, self.head_dim)  # (P + 1, 2, R * K, D)
         output = attend(
             queries.reshape(num_rows * self.num_key_heads, -1, self.head_dim),
-            all_keys.view(length, -1, self.head_dim).permute(1, 2, 0),
-            all_values.view(length, -1, self.head_dim).transpose(0, 1),
+            tokens[:, 0].permute(1, 2, 0),
+            tokens[:, 1].transpose(0, 1),
             bias,
             self.scale,
         )
@@ -172,17 +174,15 @@ class AttentionStep:
 
     def select(self, rows: torch.Tensor) -> None:
         """Row i goes on from row `rows[i]`."""
-        self.keys.select(rows)
-        self.values.select(rows)
+        self.tokens.select(rows)
 
     def store(self, cache_layer: Any, num_tokens: int) -> None:
         """Write the state back into its cache layer."""
-        for name, buffer in (("keys", self.keys), ("values", self.values)):
-            states = buffer.filled.unflatten(2, (-1, self.head_dim)).permute(1, 2, 0, 3)  # (R, K, P, D)
-            if getattr(cache_layer, "is_sliding", False):
-                states = states[:, :, max(num_tokens + 1 - cache_layer.sliding_window, 0) :]
-                cache_layer.cumulative_length = num_tokens
-            setattr(cache_layer, name, states)
+        both = self.tokens.filled.unflatten(3, (-1, self.head_dim)).permute(1, 2, 3, 0, 4)  # (2, R, K, P, D)
+        if getattr(cache_layer, "is_sliding", False):
+            both = both[:, :, :, max(num_tokens + 1 - cache_layer.sliding_window, 0) :]
+            cache_layer.cumulative_length = num_tokens
+        cache_layer.keys, cache_layer.values = both[0], both[1]
 
 
 class RecurrenceStep:

@@ -1,7 +1,11 @@
 """
-Linear layers with weights laid out for a few rows at a time, as in decoding.
+Linear layers for a few rows at a time, as in decoding, where reading the weights is the work.
 
-They live inside one `generate()` call: an optimizer changes weights without a trace, so no copy may outlive the call.
+`nn.functional.linear` reads them at a fraction of what the memory gives. For the fewest rows a batched product over
+blocks of the same weights, read where they are, comes close to it; for more rows and wider inputs oneDNN's packed form
+does. Packed copies live inside one `generate()` call: an optimizer changes weights without a trace, so no copy may
+outlive the call.
+
 Legend: R rows, I inputs, O outputs.
 """
 
@@ -10,21 +14,29 @@ from typing import Any
 import torch
 from torch import nn
 
+FEW = 2048
+"""Weights are read where they are for so many rows times inputs and fewer."""
+
+BLOCK = 64
+"""Outputs that one product of a batch computes."""
+
 TALL = 8
 """A matrix with so many times as many outputs as inputs is tall: a vocabulary projection."""
 
-CALLS_BEFORE = {"one row": 20, "one row, tall": 8, "rows": 5, "rows, tall": 3}
-"""After so many calls a layout would have paid for itself, had it been there from the first."""
+CALLS_BEFORE_PACKING = {"plain": 5, "plain, tall": 3, "in place, tall": 16}
+"""After so many calls, made in the way that is named, packing would have paid for itself from the first."""
 
-MIN_WEIGHTS = {"one row": 2**15, "rows": 2**17}
-"""Smaller matrices gain nothing."""
+MIN_WEIGHTS = 2**17
+"""Smaller matrices are not packed."""
+
+MIN_BLOCKS = 2
+"""A batch of one product is computed as an ordinary one."""
 
 
 class LaidOutLinear:
     """
-    `x W^T + b` for inputs of shape `(R, I)`. The first calls use the weights as they are; then they are laid out once:
-    transposed for one row, packed by oneDNN for more. Both are exact up to the order of the sums. Where neither helps
-    (other dtypes, other devices, small matrices) the weights stay as they are.
+    `x W^T + b` for inputs of shape `(R, I)`, exact up to the order of the sums. Other dtypes than float32, other
+    devices and gradients take the ordinary way.
 
     Args:
         weight (`torch.Tensor` of shape `(O, I)`).
@@ -33,42 +45,65 @@ class LaidOutLinear:
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         self.weight, self.bias = weight, bias
-        self.kind = ", tall" if weight.shape[0] >= TALL * weight.shape[1] else ""
+        num_outputs, self.num_inputs = weight.shape
+        self.is_tall = num_outputs >= TALL * self.num_inputs
         is_float = weight.dtype == torch.float32 and weight.device.type == "cpu"
-        self.is_open = is_float and weight.numel() >= min(MIN_WEIGHTS.values())
-        self.num_calls = 0
-        self.transposed: torch.Tensor | None = None
+        self.num_calls: int | None = 0 if is_float and weight.numel() >= MIN_WEIGHTS else None
+        """Calls that count towards packing; None where nothing is packed any more."""
         self.packed: torch.Tensor | None = None
         self.packed_linear: Any = None
+        self.blocks: torch.Tensor | None = None  # (O / BLOCK, BLOCK, I), without the last few outputs
+        self.rest: torch.Tensor | None = None  # the last few, (O % BLOCK, I)
+        num_blocks = num_outputs // BLOCK
+        if is_float and num_blocks >= MIN_BLOCKS and weight.is_contiguous():
+            weight = weight.detach()
+            self.blocks = weight[: num_blocks * BLOCK].view(num_blocks, BLOCK, self.num_inputs)
+            self.rest = weight[num_blocks * BLOCK :] if num_outputs % BLOCK else None
 
     def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
         """`(R, I)` to `(R, O)`."""
-        if self.is_open:
-            rows = "one row" if inputs.shape[0] == 1 else "rows"
-            if self.num_calls >= CALLS_BEFORE[rows + self.kind]:
-                self._lay_out(inputs.shape[0], self.weight.numel() >= MIN_WEIGHTS[rows])
-            self.num_calls += 1
+        num_rows = inputs.shape[0]
+        in_place = self.blocks is not None and num_rows * self.num_inputs <= FEW
+        if self.num_calls is not None and num_rows > 1:
+            self._count(num_rows, in_place)
         if self.packed is not None:
             outputs: torch.Tensor = self.packed_linear(inputs, self.packed, self.bias, "none", [], "")
             return outputs
-        if self.transposed is not None:
-            if self.bias is None:
-                return torch.mm(inputs, self.transposed)
-            return torch.addmm(self.bias, inputs, self.transposed)
+        if in_place:
+            return self._in_place(inputs, num_rows)
         return nn.functional.linear(inputs, self.weight, self.bias)
 
-    def _lay_out(self, num_rows: int, gains: bool) -> None:
-        self.is_open = False
-        if not gains:
+    def _in_place(self, inputs: torch.Tensor, num_rows: int) -> torch.Tensor:
+        """One product for each block of outputs, all over the same inputs (whose rows must lie one after another)."""
+        blocks: Any = self.blocks
+        columns = inputs.contiguous().t()
+        shared = columns.expand(blocks.shape[0], -1, -1)
+        if self.rest is None:
+            products = torch.bmm(blocks, shared).view(-1, num_rows)  # (O, R)
+        else:
+            products = inputs.new_empty((self.weight.shape[0], num_rows))
+            num_even = blocks.shape[0] * BLOCK
+            torch.bmm(blocks, shared, out=products[:num_even].view(-1, BLOCK, num_rows))
+            torch.mm(self.rest, columns, out=products[num_even:])
+        outputs = products.view(1, -1) if num_rows == 1 else products.t().contiguous()
+        return outputs if self.bias is None else outputs.add_(self.bias)
+
+    def _count(self, num_rows: int, in_place: bool) -> None:
+        """Count a call of several rows, and pack when it is time."""
+        if in_place and not (self.is_tall and num_rows * self.num_inputs > FEW // 2):
             return
-        if num_rows > 1 and torch.backends.mkldnn.is_available():
+        way = ("in place" if in_place else "plain") + (", tall" if self.is_tall else "")
+        calls: Any = self.num_calls
+        if calls < CALLS_BEFORE_PACKING[way]:
+            self.num_calls = calls + 1
+            return
+        self.num_calls = None
+        if torch.backends.mkldnn.is_available():
             try:
                 self.packed = torch.ops.mkldnn._reorder_linear_weight(self.weight.detach(), num_rows)
                 self.packed_linear = torch.ops.mkldnn._linear_pointwise.default
-                return
             except (AttributeError, RuntimeError):  # another build of torch
                 self.packed = None
-        self.transposed = self.weight.t().contiguous()
 
 
 def laid_out(*modules: nn.Linear) -> LaidOutLinear:

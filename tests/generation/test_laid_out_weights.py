@@ -1,0 +1,104 @@
+"""Linear layers for a few rows compute what `nn.functional.linear` computes, whatever way they take."""
+
+from unittest.mock import patch
+
+import pytest
+import torch
+from torch import nn
+
+from hf_custom_decoder.models.laid_out_weights_custom_seq2seq import (
+    CALLS_BEFORE_PACKING,
+    LaidOutLinear,
+    laid_out,
+)
+
+MANY = max(CALLS_BEFORE_PACKING.values()) + 2
+
+
+def assert_equal_outputs(step: LaidOutLinear, inputs: torch.Tensor) -> None:
+    """Errors are those of float32 sums in any order (Higham 2002, equation 3.5)."""
+    states, weight = inputs.double(), step.weight.double()
+    exact, magnitude = states @ weight.t(), states.abs() @ weight.t().abs()
+    if step.bias is not None:
+        exact, magnitude = exact + step.bias.double(), magnitude + step.bias.double().abs()
+    found = step(inputs)
+    assert found.is_contiguous()
+    bound = (inputs.shape[1] + 1) * 2.0**-24 * magnitude
+    assert bool(((found.double() - exact).abs() <= bound).all())
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5, 9])
+@pytest.mark.parametrize(("outputs", "inputs"), [(2048, 256), (512, 512), (1003, 256), (128, 2048), (3000, 384)])
+@pytest.mark.parametrize("bias", [True, False])
+@torch.no_grad()
+def test_every_way_computes_the_same(rows: int, outputs: int, inputs: int, bias: bool) -> None:
+    torch.manual_seed(0)
+    linear = nn.Linear(inputs, outputs, bias=bias)
+    states, step = torch.randn(rows, inputs), laid_out(linear)
+    for _ in range(MANY):
+        assert_equal_outputs(step, states)
+    assert_equal_outputs(step, torch.randn(inputs, rows).t())
+    assert_equal_outputs(step, torch.randn(rows, 2 * inputs)[:, :inputs])
+
+
+@pytest.mark.parametrize(
+    ("rows", "shape", "way"),
+    [
+        (1, (4096, 256), "in place"),
+        (1, (256, 4096), "plain"),
+        (2, (2048, 1024), "in place"),
+        (8, (512, 256), "in place"),
+        (8, (512, 512), "plain"),
+        (3, (4096, 256), "in place"),
+        (8, (4096, 256), "in place, tall"),
+        (9, (4096, 256), "plain, tall"),
+    ],
+)
+@torch.no_grad()
+def test_weights_are_packed_where_it_pays(rows: int, shape: tuple[int, int], way: str) -> None:
+    """One row never packs, nor do few over small inputs; others do after as many calls as make up for it."""
+    step, inputs = LaidOutLinear(torch.randn(shape), None), torch.randn(rows, shape[1])
+    calls = CALLS_BEFORE_PACKING.get(way, MANY) if rows > 1 else MANY
+    for call in range(MANY):
+        with patch.object(LaidOutLinear, "_in_place", autospec=True, side_effect=LaidOutLinear._in_place) as in_place:
+            assert_equal_outputs(step, inputs)
+        assert (step.packed is not None) == (call >= calls)
+        assert in_place.called == (way.startswith("in place") and call < calls)
+
+
+@torch.no_grad()
+def test_without_the_operator_weights_stay_as_they_are() -> None:
+    step, inputs = LaidOutLinear(torch.randn(512, 512), torch.randn(512)), torch.randn(9, 512)
+    with patch.object(torch.ops.mkldnn, "_reorder_linear_weight", side_effect=RuntimeError) as reorder:
+        for _ in range(MANY):
+            assert_equal_outputs(step, inputs)
+    assert reorder.call_count == 1
+    assert step.packed is None
+
+
+@pytest.mark.parametrize(
+    "weight", [torch.randn(64, 32), torch.randn(2048, 256).double(), torch.randn(2048, 256).bfloat16()]
+)
+@torch.no_grad()
+def test_small_and_other_weights_take_the_ordinary_way(weight: torch.Tensor) -> None:
+    step = LaidOutLinear(weight, None)
+    for rows in (1, 9):
+        for _ in range(MANY):
+            assert torch.equal(step(weight[:rows]), nn.functional.linear(weight[:rows], weight))
+    assert (step.packed, step.blocks) == (None, None)
+
+
+@torch.no_grad()
+def test_rows_may_become_fewer() -> None:
+    """Finished rows leave a batch."""
+    step = LaidOutLinear(torch.randn(2100, 512), torch.randn(2100))
+    for rows in (12, 12, 12, 12, 12, 7, 3, 2, 1, 1):
+        assert_equal_outputs(step, torch.randn(rows, 512))
+
+
+@torch.no_grad()
+def test_layers_with_and_without_biases_side_by_side() -> None:
+    torch.manual_seed(0)
+    layers = [nn.Linear(8, 3), nn.Linear(8, 4, bias=False)]
+    states = torch.randn(2, 8)
+    torch.testing.assert_close(laid_out(*layers)(states), torch.cat([layer(states) for layer in layers], dim=1))
