@@ -13,7 +13,25 @@ from transformers.cache_utils import Cache, EncoderDecoderCache
 
 from .attention_custom_seq2seq import cross_attention_mask
 from .cache_custom_seq2seq import CustomSeq2SeqCache
+from .cells_custom_seq2seq import RecurrentCell, State, gru_step, lstm_step
 from .laid_out_weights_custom_seq2seq import laid_out
+
+
+class CellStep:
+    """One token through a recurrent layer: see [`RecurrentCell`]."""
+
+    def __init__(self, cell: RecurrentCell) -> None:
+        self.cell_type = cell.cell_type
+        self.input_proj, self.recurrent_proj = laid_out(cell.input_proj), laid_out(cell.recurrent_proj)
+
+    def __call__(self, inputs: torch.Tensor, state: State) -> State:
+        """`(R, I)` and state, each `(R, H)`, to the new state."""
+        gates, recurrent = self.input_proj(inputs), self.recurrent_proj(state[0])
+        if self.cell_type == "lstm":
+            return lstm_step(gates.add_(recurrent), state[1])
+        if self.cell_type == "gru":
+            return (gru_step(gates, recurrent, state[0]),)
+        return (torch.tanh(gates.add_(recurrent)),)
 
 
 class RecurrentDecodingStep:
@@ -41,6 +59,7 @@ class RecurrentDecodingStep:
         if self.config.input_feeding:
             self.fed = self.cache_layers[-1].states[count]
         self.num_new_tokens = 0
+        self.cells = [CellStep(layer.cell) for layer in decoder.layers]
         self.readout = [laid_out(linear) for linear in decoder.readout]
         self.combine = None if decoder.attentional_layer is None else laid_out(decoder.attentional_layer)
         self.source: tuple[torch.Tensor, torch.Tensor, torch.Tensor | None] | None = None
@@ -62,7 +81,7 @@ class RecurrentDecodingStep:
         if self.fed is not None:
             hidden_states = torch.cat([hidden_states, self.fed], dim=-1)
         for layer_idx, layer in enumerate(decoder.layers):
-            state = layer.cell.step(hidden_states, self.states[layer_idx])
+            state = self.cells[layer_idx](hidden_states, self.states[layer_idx])
             self.states[layer_idx] = state
             hidden_states = state[0] + hidden_states if layer.is_residual else state[0]
         if self.source is not None:
