@@ -18,7 +18,7 @@ NEW_TOKENS = 64
 
 EQUAL = (
     "weights (ours are converted from BART's; losses without dropout checked to 1e-4), data, float32, SDPA attention, "
-    "dropout 0.1, AdamW, batch size, number of generated tokens (forced), beams"
+    "dropout 0.1, AdamW, batch size, number of generated tokens (the end token is one that no model has), beams"
 )
 
 

@@ -29,7 +29,8 @@ PLOT = PLOTS / "time_per_token.png"
 
 EQUAL = (
     "data, number of weights (checked), float32, dropout 0.1 (`nn.GRU` and `nn.LSTM` leave it out after the last "
-    "layer), AdamW, batch size, number of generated tokens (forced). Not equal: the plain encoder reads the padding"
+    "layer), AdamW, batch size, number of generated tokens (the end token is one that no model has). Not equal: the "
+    "plain encoder reads the padding"
 )
 
 

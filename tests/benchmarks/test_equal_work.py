@@ -85,9 +85,8 @@ def test_decodings_of_unequal_lengths_beams_or_sources_are_refused() -> None:
 
 def test_decoding_that_stops_early_is_refused() -> None:
     run = Decoding(build_bart(SMALL, seed=0), source_batch([4], 50, seed=0), new_tokens=3)
-    run.settings["min_new_tokens"] = run.settings["max_new_tokens"] = 2
-    run.settings["forced_eos_token_id"] = 2
-    with pytest.raises(UnequalWorkError, match="no end token"):
+    run.settings["eos_token_id"] = list(range(50))
+    with pytest.raises(UnequalWorkError, match="Every row must get 3 tokens"):
         run()
 
 
