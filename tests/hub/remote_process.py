@@ -66,6 +66,22 @@ def outputs(model: Any, task: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
+def uses_decoding_steps(model: Any, task: dict[str, Any]) -> bool:
+    """Whether `generate()` of the travelling code takes its fast way."""
+    mixin = next(one for one in type(model).__mro__ if one.__module__.endswith(".generation_custom_seq2seq"))
+    module: Any = sys.modules[mixin.__module__]
+    can_step, answers = module.can_step, []
+
+    def watch(*arguments: Any) -> bool:
+        answers.append(can_step(*arguments))
+        return bool(answers[-1])
+
+    module.can_step = watch
+    model.generate(**task["source"], **task["generation"])
+    module.can_step = can_step
+    return answers == [True]
+
+
 def differences(found: dict[str, Any], task: dict[str, Any]) -> list[str]:
     import torch
 
@@ -92,6 +108,7 @@ def visit(task: dict[str, Any], again: Path) -> dict[str, Any]:
     report["class"] = f"{type(model).__module__}.{type(model).__name__}"
     report["is in evaluation mode"] = not model.training
     report["differences"] = differences(outputs(model, task), task)
+    report["decoding steps"] = task["generation"] is None or uses_decoding_steps(model, task)
 
     model.save_pretrained(again)
     report["same code again"] = python_files(again) == python_files(Path(folder))
@@ -102,6 +119,7 @@ def visit(task: dict[str, Any], again: Path) -> dict[str, Any]:
     second = load(again, trust_remote_code=True)
     report["second class"] = f"{type(second).__module__}.{type(second).__name__}"
     report["differences again"] = differences(outputs(second, task), task)
+    report["decoding steps again"] = task["generation"] is None or uses_decoding_steps(second, task)
     return report
 
 

@@ -197,7 +197,6 @@ def test_folder_names_every_class_that_can_load_it(root: Path, tasks: dict[str, 
     assert (root / name / "model.safetensors").exists()
 
 
-@pytest.mark.slow
 def test_the_stranger_cannot_import_the_package(report: dict[str, Any]) -> None:
     """It could before the package was hidden, as after an editable installation; and never after."""
     assert report["importable before"] is True
@@ -205,7 +204,6 @@ def test_the_stranger_cannot_import_the_package(report: dict[str, Any]) -> None:
     assert report["hidden to the end"] is True
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", FOLDERS)
 def test_the_stranger_gets_the_same_outputs(report: dict[str, Any], name: str) -> None:
     """Logits and beams equal ours, only with trust; what is saved again is complete and the same."""
@@ -217,12 +215,12 @@ def test_the_stranger_gets_the_same_outputs(report: dict[str, Any], name: str) -
         assert found[key].endswith(f".{class_name}")
     assert found["class"] != found["second class"]  # the second came from the second folder
     assert found["differences"] == found["differences again"] == []
+    assert found["decoding steps"] is found["decoding steps again"] is True
     assert found["refused without trust"] is found["refused with trust False"] is found["config refused"] is True
     assert found["config differences"] == []
     assert found["same code again"] is found["is in evaluation mode"] is True
 
 
-@pytest.mark.slow
 def test_the_stranger_trains_and_adapts(report: dict[str, Any], tasks: dict[str, Any]) -> None:
     """Adapters, tokenizer, our encoder under a fresh decoder; labels of a language model shifted by the Trainer."""
     assert report["adapter"] == {"by peft": [], "by transformers": []}
