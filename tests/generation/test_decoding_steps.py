@@ -1,5 +1,6 @@
 """Generation through decoding steps gives what transformers' own loops give, and steps aside where it cannot."""
 
+import functools
 import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -171,6 +172,51 @@ def test_options_of_generation(name: str, beams: int) -> None:
     assert_same(*both(model, **source_of(tiny_batch()), num_beams=beams, **options, **EVERYTHING))
 
 
+@contextmanager
+def noted_rows(kind: str) -> Iterator[list[int]]:
+    """Notes how many rows each decoding step computes."""
+    module: Any = __import__("hf_custom_decoder.models.fast_generation_custom_seq2seq", fromlist=[kind])
+    step, sizes = getattr(module, kind), []
+    real = step.__call__
+
+    def watch(self: Any, last_ids: torch.Tensor) -> torch.Tensor:
+        sizes.append(last_ids.shape[0])
+        logits: torch.Tensor = real(self, last_ids)
+        return logits
+
+    with patch.object(step, "__call__", watch):
+        yield sizes
+
+
+def many_sources() -> dict[str, torch.Tensor]:
+    ids = torch.randint(3, VOCAB_SIZE, (12, 7), generator=torch.Generator().manual_seed(11))
+    mask = torch.ones_like(ids)
+    mask[::2, 4:] = 0
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+@functools.cache
+def copying_model(decoder: str) -> Any:
+    """A model that writes its source, or much of it, and ends after as many tokens."""
+    model, source = build_pair("lstm_2", decoder).train(), sources_of_many_lengths()
+    ids, mask = source["input_ids"], source["attention_mask"]
+    labels = torch.nn.functional.pad(ids, (0, 1)).scatter(1, mask.sum(1, keepdim=True), 2)
+    labels = labels.masked_fill(labels == 0, -100)
+    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
+    for _ in range(60):
+        optimizer.zero_grad()
+        model(**source, labels=labels).loss.backward()
+        optimizer.step()
+    return model.eval()
+
+
+def sources_of_many_lengths() -> dict[str, torch.Tensor]:
+    """Twelve rows of 2 to 13 tokens."""
+    ids = torch.randint(3, VOCAB_SIZE, (12, 13), generator=torch.Generator().manual_seed(11))
+    mask = (torch.arange(13) < 2 + torch.arange(12)[:, None]).long()
+    return {"input_ids": ids * mask, "attention_mask": mask}
+
+
 class RowByRow(StoppingCriteria):
     """Row r ends at a length of 4 + 2 r tokens."""
 
@@ -182,28 +228,56 @@ class RowByRow(StoppingCriteria):
 def test_finished_rows_leave_the_batch(decoder: str) -> None:
     """What is written does not change, and later steps see fewer rows."""
     model = build_pair("lstm_2", decoder)
-    generator = torch.Generator().manual_seed(11)
-    ids = torch.randint(3, VOCAB_SIZE, (12, 7), generator=generator)
-    mask = torch.ones_like(ids)
-    mask[::2, 4:] = 0
-    options = {"input_ids": ids, "attention_mask": mask, "max_length": 30}
+    options = {**many_sources(), "max_length": 30}
     options["stopping_criteria"] = StoppingCriteriaList([RowByRow()])
-    sizes: list[int] = []
     kind = "RecurrentDecodingStep" if decoder.startswith(("gru", "lstm")) else "TransformerDecodingStep"
-    step: Any = getattr(__import__("hf_custom_decoder.models.fast_generation_custom_seq2seq", fromlist=[kind]), kind)
-    real = step.__call__
-
-    def watch(self: Any, last_ids: torch.Tensor) -> torch.Tensor:
-        sizes.append(last_ids.shape[0])
-        logits: torch.Tensor = real(self, last_ids)
-        return logits
-
-    with patch.object(step, "__call__", watch):
+    with noted_rows(kind) as sizes:
         found, expected = both(model, **options)
     assert torch.equal(found, expected)
     assert sizes[0] == 12
     assert 0 < sizes[-1] < 12
     assert sizes == sorted(sizes, reverse=True)
+
+
+LEAVING_DECODERS = ["transformer_default", "hybrid_rotary", "gru_additive", "lstm_input_feeding"]
+LEAVING_OPTIONS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "early": {"early_stopping": True},
+    "never early": {"early_stopping": "never", "length_penalty": 0.5},
+    "long": {"length_penalty": 2.0, "num_return_sequences": 3},
+    "least length": {"min_new_tokens": 4, "early_stopping": True, "num_return_sequences": 2},
+}
+
+
+@pytest.mark.parametrize("name", LEAVING_OPTIONS)
+@pytest.mark.parametrize("decoder", LEAVING_DECODERS)
+def test_finished_sources_leave_a_beam_search(decoder: str, name: str) -> None:
+    """Hypotheses do not change, and later steps see fewer rows."""
+    model = copying_model(decoder)
+    options = {**sources_of_many_lengths(), "num_beams": 3, "max_length": 20, **LEAVING_OPTIONS[name]}
+    kind = "RecurrentDecodingStep" if decoder.startswith(("gru", "lstm")) else "TransformerDecodingStep"
+    with noted_rows(kind) as sizes:
+        found, expected = both(model, **options)
+    assert torch.equal(found, expected)
+    assert sizes[0] == 36
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[-1] < 36
+
+
+def test_rows_stay_where_the_caller_keeps_the_cache() -> None:
+    """A cache that was passed holds every row at the end; so does one that is returned."""
+    model = copying_model("transformer_default")
+    for beams in (1, 3):
+        options = {**sources_of_many_lengths(), "max_length": 20, "num_beams": beams}
+        with noted_rows("TransformerDecodingStep") as sizes:
+            output = model.generate(**options, return_dict_in_generate=True)
+        assert set(sizes) == {12 * beams}
+        cache = output.past_key_values
+        cache.reset()
+        with noted_rows("TransformerDecodingStep") as sizes:
+            model.generate(**options, past_key_values=cache)
+        assert set(sizes) == {12 * beams}
+        assert cache.self_attention_cache.layers[0].keys.shape[0] == 12 * beams
 
 
 def test_weights_are_read_anew_by_every_call() -> None:

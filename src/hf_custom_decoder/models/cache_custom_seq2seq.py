@@ -11,6 +11,11 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, EncoderD
 from .cache_recurrent_layer import check_recurrent_layers, with_recurrent_layers
 
 
+def rows_of(sources: torch.Tensor, rows_per_source: int) -> torch.Tensor:
+    """Numbers of the decoder rows that read these sources, where those of a source stand together."""
+    return (sources[:, None] * rows_per_source + torch.arange(rows_per_source, device=sources.device)).flatten()
+
+
 class CustomSeq2SeqCache(EncoderDecoderCache):
     """
     An `EncoderDecoderCache` whose cross-attention part may serve several decoder rows with one source row.
@@ -29,6 +34,7 @@ class CustomSeq2SeqCache(EncoderDecoderCache):
         super().__init__(self_attention_cache, cross_attention_cache)
         self.source_index: torch.Tensor | None = None
         self.rows_per_source: int | None = 1
+        self.rows_may_leave = False  # whether `generate()` alone looks at it, so that finished rows need not stay
 
     def share_source(self, rows_per_source: int, num_sources: int, device: torch.device) -> None:
         """Let each of `num_sources` source rows serve `rows_per_source` neighbouring decoder rows."""

@@ -12,7 +12,7 @@ from torch import nn
 from transformers.cache_utils import Cache, EncoderDecoderCache
 
 from .attention_custom_seq2seq import cross_attention_mask
-from .cache_custom_seq2seq import CustomSeq2SeqCache
+from .cache_custom_seq2seq import CustomSeq2SeqCache, rows_of
 from .cells_custom_seq2seq import RecurrentCell, State, gru_step, lstm_step
 from .laid_out_weights_custom_seq2seq import laid_out
 
@@ -108,13 +108,13 @@ class RecurrentDecodingStep:
         self.states = [tuple(one.index_select(0, rows) for one in state) for state in self.states]
         self.fed = None if self.fed is None else self.fed.index_select(0, rows)
 
-    def keep_rows(self, rows: torch.Tensor) -> None:
-        """Go on with these rows alone, each of which has a source of its own."""
-        self.reorder(rows)
+    def keep_sources(self, sources: torch.Tensor, rows_per_source: int) -> None:
+        """Go on with these sources alone, each of which is read by `rows_per_source` rows, one after another."""
+        self.reorder(rows_of(sources, rows_per_source))
         if self.source is not None:
             keys, values, mask = self.source
-            mask = mask if mask is None or mask.shape[0] == 1 else mask.index_select(0, rows)
-            self.source = (keys.index_select(0, rows), values.index_select(0, rows), mask)
+            mask = mask if mask is None or mask.shape[0] == 1 else mask.index_select(0, sources)
+            self.source = (keys.index_select(0, sources), values.index_select(0, sources), mask)
 
     def store(self) -> None:
         """Write the state back into the cache."""

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from transformers.cache_utils import Cache, EncoderDecoderCache
 
-from .cache_custom_seq2seq import CustomSeq2SeqCache
+from .cache_custom_seq2seq import CustomSeq2SeqCache, rows_of
 from .cache_recurrent_layer import RECURRENT_MIXERS
 from .inputs_custom_seq2seq import check_length
 from .laid_out_weights_custom_seq2seq import laid_out
@@ -349,12 +349,12 @@ class TransformerDecodingStep:
         if self.keep is not None:
             self.keep, self.positions = self.keep.index_select(0, rows), self.positions.index_select(0, rows)
 
-    def keep_rows(self, rows: torch.Tensor) -> None:
-        """Go on with these rows alone, each of which has a source of its own."""
-        self.reorder(rows)
-        self.num_rows = rows.shape[0]
+    def keep_sources(self, sources: torch.Tensor, rows_per_source: int) -> None:
+        """Go on with these sources alone, each of which is read by `rows_per_source` rows, one after another."""
+        self.reorder(rows_of(sources, rows_per_source))
+        self.num_rows = sources.shape[0] * rows_per_source
         if self.source is not None:
-            self.source.select(rows)
+            self.source.select(sources)
 
     def store(self) -> None:
         """Write the state back into the cache."""

@@ -32,7 +32,7 @@ NEVER = -1.0e9
 """The score that transformers gives to what must not be chosen."""
 
 KEEP_SHARE = 0.75
-"""Finished rows leave the batch when the unfinished ones are no more than this share of it."""
+"""Finished rows, or sources of a beam search, leave the batch when the others are no more than this share of it."""
 
 REPLACED = ("forward", "prepare_inputs_for_generation", "_update_model_kwargs_for_generation")
 """Methods that others (prompt tuning, offloading) put on single models; they must then be called."""
@@ -190,6 +190,7 @@ def sample(
     active: torch.Tensor | None = None  # rows that are still in the batch, where some have left
     steps = _Steps(model, input_ids, config, model_kwargs)
     may_leave = may_leave and getattr(steps.cache, "source_index", None) is None
+    may_leave = may_leave and getattr(steps.cache, "rows_may_leave", False)
     while True:
         last_ids = input_ids[:, -1:].flatten()  # none before the first pass over embeddings
         logits = steps.logits(last_ids if active is None else last_ids.index_select(0, active))
@@ -216,7 +217,7 @@ def sample(
             was = torch.arange(num_rows) if active is None else active
             places = unfinished.index_select(0, was).nonzero().squeeze(1)
             active = was.index_select(0, places)
-            steps.step.keep_rows(places)
+            steps.step.keep_sources(places, 1)
     if not config.return_dict_in_generate:
         if active is None:
             steps.finish()
@@ -264,6 +265,8 @@ class _Beams:
         self.finished_origins = self.running_origins.clone()
         self.first_rows = torch.arange(self.num_sources)[:, None] * num_beams  # (B, 1)
         self.is_top = torch.arange(self.num_candidates) < num_beams  # (C,)
+        self.sources = torch.arange(self.num_sources)  # (B,) those still in the batch, by their first numbers
+        self.left: list[tuple[torch.Tensor, ...]] = []  # sources that have left, and what they end with
 
     @property
     def input_ids(self) -> torch.Tensor:
@@ -300,7 +303,7 @@ class _Beams:
         candidates = _take(self.running, beams)
         candidates[:, :, length] = chosen - beams * vocab_size
         origins = _take(self.running_origins, beams)
-        origins[:, :, length - self.prefix_length] = (beams + self.first_rows).to(torch.int32)
+        origins[:, :, length - self.prefix_length] = (beams + self.sources[:, None] * self.num_beams).to(torch.int32)
         hits = stopping_criteria(candidates[:, :, : length + 1].flatten(0, 1), all_scores).view(self.num_sources, -1)
 
         ends_now = hits & self.is_top
@@ -314,7 +317,8 @@ class _Beams:
         self._look_ahead()
         is_open = not (self.early_stopping is True and bool(self.is_finished.all()))
         goes_on = is_open and bool(self.may_improve.any()) and not bool(hits.all())
-        return self.running_origins[:, :, length - self.prefix_length].flatten().long(), goes_on
+        rows = self.first_rows[: self.num_sources] + beams.gather(1, going_on)
+        return rows.flatten(), goes_on
 
     def _collect(
         self, candidates: torch.Tensor, scores: torch.Tensor, origins: torch.Tensor, ends_now: torch.Tensor
@@ -340,6 +344,38 @@ class _Beams:
         worst = torch.where(self.is_finished, self.finished_scores.min(dim=1, keepdim=True)[0], NEVER)
         self.may_improve = self.may_improve & (best > worst).any(dim=-1, keepdim=True)
 
+    def let_finished_leave(self) -> torch.Tensor | None:
+        """
+        Take source rows whose result can no longer change out of the batch, where enough of them have gathered.
+
+        Returns:
+            Places `(B',)` of those that stay, or None where all do.
+        """
+        is_done = ~self.may_improve[:, 0]
+        if self.early_stopping is True:
+            is_done = is_done | self.is_finished.all(dim=1)
+        if self.num_sources - int(is_done.sum()) > KEEP_SHARE * self.num_sources:
+            return None
+        self.left.append(tuple(one[is_done] for one in self._results))
+        stay = (~is_done).nonzero().squeeze(1)
+        for name in ("running", "finished", "running_scores", "finished_scores", "is_finished", "may_improve"):
+            setattr(self, name, getattr(self, name).index_select(0, stay))
+        for name in ("running_origins", "finished_origins", "sources"):
+            setattr(self, name, getattr(self, name).index_select(0, stay))
+        self.num_sources = stay.shape[0]
+        return stay
+
+    @property
+    def _results(self) -> tuple[torch.Tensor, ...]:
+        return self.sources, self.finished, self.finished_scores, self.finished_origins
+
+    def results(self, count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The `count` best hypotheses of every source, `(rows, T)`, their scores and origins, in the first order."""
+        sources, *parts = (torch.cat(one) for one in zip(*self.left, self._results, strict=True))
+        order = torch.argsort(sources)
+        ids, scores, origins = (one.index_select(0, order)[:, :count].flatten(0, 1) for one in parts)
+        return ids, scores, origins
+
 
 def _take(tensor: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
     """`(B, N, L)` at places `(B, M)`: `(B, M, L)`."""
@@ -363,6 +399,9 @@ def beam_search(
     steps = _Steps(model, input_ids, config, model_kwargs)
     identity = torch.arange(input_ids.shape[0])
     stopping_rules, score_rules = StoppingRules(stopping_criteria), ScoreRules(logits_processor)
+    asks_for_all = config.do_sample or config.return_dict_in_generate
+    may_leave = stopping_rules.are_known and score_rules.are_by_row and not asks_for_all
+    may_leave = may_leave and getattr(steps.cache, "rows_may_leave", False)
     while True:
         logits = steps.logits(beams.running[:, :, beams.length - 1].flatten())
         log_probs = nn.functional.log_softmax(logits, dim=-1)
@@ -378,16 +417,22 @@ def beam_search(
             steps.reorder(rows)
         if not goes_on:
             break
-    count = int(config.num_return_sequences or 1)
-    origins = beams.finished_origins[:, :count].flatten(0, 1)
+        if may_leave and beams.num_sources > 1 and steps.step is not None:
+            stay = beams.let_finished_leave()
+            if stay is not None:
+                steps.step.keep_sources(stay, beams.num_beams)
+                identity = identity[: stay.shape[0] * beams.num_beams]
+    sequences, sequences_scores, origins = beams.results(int(config.num_return_sequences or 1))
     num_new = int((origins + 1).bool().sum(dim=1).max())
-    sequences = beams.finished[:, :count].flatten(0, 1)[:, : beams.prefix_length + num_new]
-    cache = steps.finish()
+    sequences = sequences[:, : beams.prefix_length + num_new]
     if not config.return_dict_in_generate:
+        if not beams.left:
+            steps.finish()
         return sequences
+    cache = steps.finish()
     common: dict[str, Any] = {
         "sequences": sequences,
-        "sequences_scores": beams.finished_scores[:, :count].flatten() if config.output_scores else None,
+        "sequences_scores": sequences_scores if config.output_scores else None,
         "scores": scores,
         "logits": raw_logits if wants_logits else None,
         "beam_indices": origins[:, :num_new],

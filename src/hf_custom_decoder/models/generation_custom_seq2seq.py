@@ -142,6 +142,8 @@ class SharedSourceGenerationMixin:
             own = cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache
             cache = with_user_layers(with_recurrent_layers(own, decoder_config), decoder)
             model_kwargs["past_key_values"] = cache
+        if cache is not None:
+            cache.rows_may_leave = not is_given  # a caller's cache must hold all rows at the end
         outputs = model_kwargs.get("encoder_outputs")
         source = model_kwargs.get("encoder_hidden_states") if outputs is None else outputs[0]  # (B, S, E)
         if source is None:
@@ -149,6 +151,7 @@ class SharedSourceGenerationMixin:
         if not is_given and cache is not None:
             cross = build_cross_attention_cache(cache, decoder_config.num_hidden_layers, source.shape[1])
             cache = CustomSeq2SeqCache(cache, cross)
+            cache.rows_may_leave = True
             model_kwargs["past_key_values"] = cache
         if isinstance(cache, CustomSeq2SeqCache):
             if rows_per_source > 1:
