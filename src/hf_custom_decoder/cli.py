@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 from transformers.utils.logging import disable_progress_bar
@@ -11,7 +12,9 @@ from .atomic_files import write_json
 from .data.text_sources import read_sources
 from .doctor import CHECK_NAMES, examine
 from .evaluation.batched_generation import generate_texts
+from .evaluation.paired_bootstrap import compare_predictions
 from .evaluation.run_evaluation import evaluate_recipe, evaluation_recipe
+from .evaluation.sentence_scores import PAIRED_METRICS
 from .hub.model_folder import load_model_folder
 from .hub.push import push
 from .quickstart.quickstart_settings import ALL_DECODERS, DECODER_CHOICES, DEVICES, QuickstartSettings
@@ -47,6 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_generate(commands)
     _add_push(commands)
     _add_doctor(commands)
+    _add_compare(commands)
     return parser
 
 
@@ -318,6 +322,44 @@ def _run_doctor(arguments: argparse.Namespace) -> int:
     if arguments.json is not None:
         write_json(arguments.json, report.to_dict())
     return EXIT_DONE if report.is_trusted else EXIT_WRONG
+
+
+def _add_compare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "compare",
+        help="say whether one of two systems is significantly better on the same test data",
+        description=(
+            "Paired bootstrap (Koehn 2004) over what `evaluate` wrote for two models: the difference of their "
+            "figures, the interval that holds 95 % of resampled differences, and a p-value."
+        ),
+    )
+    parser.add_argument("first", type=Path, metavar="PREDICTIONS_A", help="predictions.jsonl, or a folder with it")
+    parser.add_argument("second", type=Path, metavar="PREDICTIONS_B", help="the same of the other system")
+    parser.add_argument(
+        "--metric", action="append", choices=PAIRED_METRICS, help="repeatable (default: bleu and chrf)"
+    )
+    parser.add_argument("--samples", type=int, default=1000, help="test sets that are drawn (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=12345, help="of the draw, at least 1 (default: %(default)s)")
+    parser.add_argument("--bpe_joiner", help="mark at the end of a piece that goes on, such as @@")
+    parser.add_argument("--language", help="zh, ja or ko, for the tokenization of BLEU")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
+    parser.set_defaults(run=_run_compare)
+
+
+def _run_compare(arguments: argparse.Namespace) -> None:
+    found = compare_predictions(
+        arguments.first,
+        arguments.second,
+        arguments.metric or ("bleu", "chrf"),
+        num_samples=arguments.samples,
+        seed=arguments.seed,
+        language=arguments.language,
+        bpe_joiner=arguments.bpe_joiner,
+    )
+    for comparison in found:
+        _print_line(str(comparison))
+    if arguments.json is not None:
+        write_json(arguments.json, [asdict(comparison) for comparison in found])
 
 
 def _print_line(text: str) -> None:
