@@ -3,13 +3,18 @@
 import argparse
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 from transformers.utils.logging import disable_progress_bar
 
+from .atomic_files import write_json
 from .data.text_sources import read_sources
+from .doctor import CHECK_NAMES, examine
 from .evaluation.batched_generation import generate_texts
+from .evaluation.paired_bootstrap import compare_predictions
 from .evaluation.run_evaluation import evaluate_recipe, evaluation_recipe
+from .evaluation.sentence_scores import PAIRED_METRICS
 from .hub.model_folder import load_model_folder
 from .hub.push import push
 from .quickstart.quickstart_settings import ALL_DECODERS, DECODER_CHOICES, DEVICES, QuickstartSettings
@@ -21,6 +26,7 @@ from .training.recipe_tokenizers import load_target_tokenizer
 from .training.run_recipe import train_recipe
 
 EXIT_DONE = 0
+EXIT_WRONG = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 
@@ -28,6 +34,7 @@ USER_ERRORS = (ImportError, OSError, ValueError)
 """What the library raises for wrong arguments, missing files and missing packages."""
 
 OWN_OPTIONS = {"train": ("fresh",), "evaluate": ("model", "data", "predictions", "device", "trust_remote_code")}
+OWN_OPTIONS["doctor"] = ("json", "skip", "trust_remote_code")
 """Options of the commands that take those of a recipe beside them."""
 
 
@@ -42,6 +49,8 @@ def build_parser() -> argparse.ArgumentParser:
     _add_evaluate(commands)
     _add_generate(commands)
     _add_push(commands)
+    _add_doctor(commands)
+    _add_compare(commands)
     return parser
 
 
@@ -52,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
         argv (`list[str]`, *optional*): Arguments without the program's name, by default those of the process.
 
     Returns:
-        `int`: 0 when done, 2 for wrong usage, 130 after Ctrl-C.
+        `int`: 0 when done, 1 where `doctor` found something wrong, 2 for wrong usage, 130 after Ctrl-C.
     """
     argv = sys.argv[1:] if argv is None else argv
     overrides: dict[str, str] = {}
@@ -68,7 +77,8 @@ def main(argv: list[str] | None = None) -> int:
         return error.code if isinstance(error.code, int) else EXIT_USAGE
     disable_progress_bar()  # of transformers, for every file it reads; ours stay
     try:
-        arguments.run(arguments)
+        status: int | None = arguments.run(arguments)
+        return status or EXIT_DONE
     except BrokenPipeError:  # whoever read our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except USER_ERRORS as error:
@@ -274,6 +284,82 @@ def _run_push(arguments: argparse.Namespace) -> None:
     _print_line(str(report))
     if not report.is_ready:
         raise ValueError(f"{arguments.folder} is not ready for the Hub, see above")
+
+
+def _add_doctor(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "doctor",
+        help="say on one screen whether an encoder-decoder model can be trusted",
+        usage="hf-custom-decoder doctor MODEL [DATA] [--json FILE] [--skip CHECK] [--source COLUMN] [--target COLUMN]",
+        description=(
+            "Examines any encoder-decoder model (a folder, a name on the Hub, or a folder with a config.json alone) "
+            "on the CPU, on rows of DATA or on random ids. The folder is only read. Exit status 1 if a check says "
+            "wrong."
+        ),
+    )
+    parser.add_argument("model", metavar="MODEL", help="folder, name on the Hub, or folder with a config alone")
+    parser.add_argument("data", nargs="?", metavar="DATA", help="json, csv, tsv or parquet file to take examples from")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the findings there too")
+    parser.add_argument(
+        "--skip", action="append", default=[], choices=CHECK_NAMES, help="leave a check out; repeatable"
+    )
+    parser.add_argument(
+        "--trust_remote_code", action="store_true", help="run code from the folder; models of this package need none"
+    )
+    parser.set_defaults(run=_run_doctor)
+
+
+def _run_doctor(arguments: argparse.Namespace) -> int:
+    if arguments.data is None and arguments.overrides:
+        raise ValueError(
+            f"{', '.join(arguments.overrides)} belongs to DATA, got no such file. Name one, or leave it out."
+        )
+    data = None
+    if arguments.data is not None:
+        data = evaluation_recipe(None, arguments.model, [arguments.data], arguments.overrides).data
+    report = examine(arguments.model, data, skip=arguments.skip, trust_remote_code=arguments.trust_remote_code)
+    _print_line(str(report))
+    if arguments.json is not None:
+        write_json(arguments.json, report.to_dict())
+    return EXIT_DONE if report.is_trusted else EXIT_WRONG
+
+
+def _add_compare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "compare",
+        help="say whether one of two systems is significantly better on the same test data",
+        description=(
+            "Paired bootstrap (Koehn 2004) over what `evaluate` wrote for two models: the difference of their "
+            "figures, the interval that holds 95 % of resampled differences, and a p-value."
+        ),
+    )
+    parser.add_argument("first", type=Path, metavar="PREDICTIONS_A", help="predictions.jsonl, or a folder with it")
+    parser.add_argument("second", type=Path, metavar="PREDICTIONS_B", help="the same of the other system")
+    parser.add_argument(
+        "--metric", action="append", choices=PAIRED_METRICS, help="repeatable (default: bleu and chrf)"
+    )
+    parser.add_argument("--samples", type=int, default=1000, help="test sets that are drawn (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=12345, help="of the draw, at least 1 (default: %(default)s)")
+    parser.add_argument("--bpe_joiner", help="mark at the end of a piece that goes on, such as @@")
+    parser.add_argument("--language", help="zh, ja or ko, for the tokenization of BLEU")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
+    parser.set_defaults(run=_run_compare)
+
+
+def _run_compare(arguments: argparse.Namespace) -> None:
+    found = compare_predictions(
+        arguments.first,
+        arguments.second,
+        arguments.metric or ("bleu", "chrf"),
+        num_samples=arguments.samples,
+        seed=arguments.seed,
+        language=arguments.language,
+        bpe_joiner=arguments.bpe_joiner,
+    )
+    for comparison in found:
+        _print_line(str(comparison))
+    if arguments.json is not None:
+        write_json(arguments.json, [asdict(comparison) for comparison in found])
 
 
 def _print_line(text: str) -> None:

@@ -1,13 +1,17 @@
 """`evaluate`: figures, files, and where model and data come from."""
 
 import json
+import math
 from pathlib import Path
+from typing import Any
 
 import pytest
+from huggingface_hub import ModelCard
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from hf_custom_decoder.cli import main
 from hf_custom_decoder.evaluation.batched_generation import generate_texts
+from hf_custom_decoder.evaluation.minimum_risk import least_risk, sentence_utility
 from tests.tiny_recipes import write_pairs, write_recipe
 
 pytest.importorskip("datasets")
@@ -50,7 +54,7 @@ def test_a_folder_brings_its_recipe(trained: Path, tmp_path: Path) -> None:
     assert main([*line, "--metrics", "token_f1,perplexity", "--num_beams=1"]) == 0
     content = json.loads((trained / "run" / "evaluation" / "results.json").read_text())
     assert content["num_entries"] == 5
-    assert set(content["scores"]) == {"token_f1", "perplexity"}
+    assert set(content["scores"]) == {"token_f1", "perplexity", "perplexity_per_byte"}
     assert content["generation"]["num_beams"] == 1
 
 
@@ -71,6 +75,112 @@ def test_equal_sources_are_scored_once(trained: Path, tmp_path: Path) -> None:
     assert [row["references"] for row in written] == [["Katze alte", "oft"], ["hier"]]
 
 
+def evaluated(
+    trained: Path, folder: Path, *options: str, data: Path | None = None
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Rows and figures of one evaluation of the test data."""
+    line = ["evaluate", "--model", str(trained / "run"), "--data", str(data or trained / "test.jsonl")]
+    assert main([*line, "--predictions", str(folder), "--metrics=token_f1,error_rates", *options]) == 0
+    rows = [json.loads(text) for text in (folder / "predictions.jsonl").read_text().splitlines()]
+    return rows, json.loads((folder / "results.json").read_text())
+
+
+def test_figures_of_single_outputs_average_to_the_whole(trained: Path, tmp_path: Path) -> None:
+    rows, content = evaluated(trained, tmp_path, "--metrics=token_f1,error_rates,perplexity")
+    for name in ("token_f1", "wrong_outputs"):
+        mean = sum(row["scores"][name] for row in rows) / len(rows)
+        assert mean == pytest.approx(content["scores"][name]["value"])
+    lengths = [len(row["references"][0].split()) + 1 for row in rows]  # one id a word, and the end
+    nats = sum(length * row["scores"]["nats_per_token"] for length, row in zip(lengths, rows, strict=True))
+    assert math.exp(nats / sum(lengths)) == pytest.approx(content["scores"]["perplexity"]["value"])
+    num_bytes = sum(len(row["references"][0].encode()) for row in rows)
+    assert math.exp(nats / num_bytes) == pytest.approx(content["scores"]["perplexity_per_byte"]["value"])
+    assert content["scores"]["perplexity_per_byte"]["settings"] == f"{num_bytes} bytes of 7 targets, 0 tokens unknown"
+
+
+def test_targets_that_are_cut_have_no_bytes(trained: Path, tmp_path: Path) -> None:
+    lengths = sorted(len(json.loads(line)["de"].split()) for line in (trained / "test.jsonl").read_text().splitlines())
+    limit = lengths[len(lengths) // 2]  # one text just fits with its end token
+    options = ["--metrics=perplexity,token_f1", f"--max_target_length={limit + 1}"]
+    rows, content = evaluated(trained, tmp_path, *options)
+    whole = [row["references"][0] for row in rows if len(row["references"][0].split()) <= limit]
+    assert 0 < len(whole) < len(rows)
+    settings = content["scores"]["perplexity_per_byte"]["settings"]
+    assert settings.startswith(f"{sum(len(text.encode()) for text in whole)} bytes of {len(whole)} targets")
+
+
+def test_n_best_lists_and_minimum_risk(trained: Path, tmp_path: Path) -> None:
+    pytest.importorskip("sacrebleu")
+    several = ["--generation.num_beams=4", "--num_return_sequences=4"]
+    plain, _ = evaluated(trained, tmp_path / "plain", *several)
+    assert all(len(row["n_best"]) == 4 and row["prediction"] == row["n_best"][0] for row in plain)
+    assert all(len(set(row["n_best"])) > 1 for row in plain)
+    chosen, content = evaluated(trained, tmp_path / "chosen", *several, "--minimum_risk=chrf")
+    utility = sentence_utility("chrf")
+    assert [row["n_best"] for row in chosen] == [row["n_best"] for row in plain]
+    assert [row["prediction"] for row in chosen] == [
+        row["n_best"][least_risk(row["n_best"], utility)] for row in plain
+    ]
+    assert [row["prediction"] for row in chosen] != [row["prediction"] for row in plain]
+    assert content["evaluation"]["minimum_risk"] == "chrf"
+
+
+def test_drawn_outputs_follow_their_seed(trained: Path, tmp_path: Path) -> None:
+    drawn = ["--num_beams=1", "--do_sample=true", "--num_return_sequences=3", "--temperature=2"]
+    rows = [evaluated(trained, tmp_path, *drawn, f"--evaluation.seed={seed}")[0] for seed in (1, 1, 2)]
+    assert rows[0] == rows[1]
+    assert [row["n_best"] for row in rows[0]] != [row["n_best"] for row in rows[2]]
+
+
+def test_broken_outputs_are_counted(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One line of each kind, written in place of the model's."""
+
+    def write(model: Any, tokenizer: Any, sources: Any, **options: Any) -> Any:
+        broken = {0: lambda text: text, 1: lambda text: "oft " * 5, 2: lambda text: ""}
+        for source in sources:
+            row = all_sources.index(source)
+            yield [broken.get(row, lambda text: "etwas ganz anderes hier")(source)]
+
+    all_sources = ["eins zwei drei", "zwei drei vier", "drei vier", "vier fünf"]
+    rows = [{"en": text, "de": f"nicht {text[::-1]}"} for text in all_sources]
+    (tmp_path / "data.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    monkeypatch.setattr("hf_custom_decoder.evaluation.run_evaluation.generate_texts", write)
+    written, content = evaluated(trained, tmp_path / "out", "--data.max_rows=4", data=tmp_path / "data.jsonl")
+    assert [row["flags"] for row in written] == [["copied"], ["looping"], ["too_short"], []]
+    assert content["flags"]["looping"] == {"count": 1, "rows": [2]}
+    assert "too short: 1 of 4 outputs (lines 3)" in capsys.readouterr().out
+
+
+def test_figures_reach_the_card(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    card = trained / "run" / "README.md"
+    before = card.read_text()
+    _, content = evaluated(trained, tmp_path / "part", "--max_rows=2")
+    evaluated(trained, tmp_path / "told", "--update_card=false")
+    assert card.read_text() == before  # neither a part of the data nor against the user's word
+    capsys.readouterr()
+    _, content = evaluated(trained, tmp_path / "all")
+    assert "The figures are in the metadata of" in capsys.readouterr().out
+    data = ModelCard.load(card).data
+    found = {one.metric_name: one for one in data.eval_results if one.dataset_name == "test.jsonl"}
+    assert found["token_f1"].metric_value == pytest.approx(content["scores"]["token_f1"]["value"], abs=1e-4)
+    assert (found["token_f1"].metric_type, found["token_f1"].task_type) == ("f1", "text-generation")
+    assert found["token_f1"].metric_args["settings"].startswith("2 beams; SQuAD")
+    assert card.read_text().endswith(before.partition("---\n\n")[2])
+    once = card.read_bytes()
+    evaluated(trained, tmp_path / "again")
+    assert card.read_bytes() == once
+
+
+def test_several_processes_are_refused(
+    trained: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(["evaluate", "--model", str(trained / "run"), "--metrics=token_f1"]) == 2
+    assert "runs in one process, got WORLD_SIZE=2" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
@@ -80,6 +190,12 @@ def test_equal_sources_are_scored_once(trained: Path, tmp_path: Path) -> None:
         (["--model", "RUN", "--source=fr"], "names the column 'fr'"),
         (["--model", "RUN", "--metric=bleu2"], "`training.metric` must be one of"),
         (["--model", "RUN", "--metrics=blue"], "`evaluation.metrics` must be one of"),
+        (["--model", "RUN", "--num_return_sequences=3"], "at most `generation.num_beams`, got 3 and 2"),
+        (["--model", "RUN", "--num_return_sequences=0"], "`generation.num_return_sequences` must be at least 1"),
+        (["--model", "RUN", "--do_sample=true"], "draws and does not search, got `generation.num_beams` = 2"),
+        (["--model", "RUN", "--temperature=0"], "`generation.temperature` must be above 0"),
+        (["--model", "RUN", "--minimum_risk=rouge"], "`evaluation.minimum_risk` must be one of chrf, bleu"),
+        (["--model", "RUN", "--minimum_risk=chrf"], "several outputs, got `generation.num_return_sequences` = 1"),
     ],
 )
 def test_mistakes(trained: Path, line: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

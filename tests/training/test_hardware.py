@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hf_custom_decoder.training import hardware
-from hf_custom_decoder.training.hardware import describe_hardware, limit_threads, usable_cpus
+from hf_custom_decoder.training.hardware import describe_hardware, limit_threads, runs_on_cpu, usable_cpus
 
 
 @pytest.fixture(autouse=True)
@@ -52,3 +52,13 @@ def test_threads_are_lowered_but_never_raised(monkeypatch: pytest.MonkeyPatch) -
         assert describe_hardware("cpu").startswith("2 threads of a CPU (")
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("device", "has_accelerator", "expected"), [("cpu", True, True), ("auto", True, False), ("auto", False, True)]
+)
+def test_auto_is_the_cpu_where_there_is_nothing_else(
+    monkeypatch: pytest.MonkeyPatch, device: str, has_accelerator: bool, expected: bool
+) -> None:
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: has_accelerator)
+    assert runs_on_cpu(device) is expected

@@ -80,6 +80,19 @@ def test_a_finished_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert len(capsys.readouterr().out.splitlines()) == 1
 
 
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="needs a machine without an accelerator")
+def test_bf16_without_an_accelerator(tmp_path: Path) -> None:
+    """`device: auto` means the CPU there: the arithmetic is another, the weights stay float32."""
+    weights = {}
+    for precision in ("fp32", "bf16"):
+        recipe = write_recipe(tmp_path, training__device="auto", training__precision=precision)
+        assert main(["train", str(recipe), "--output", str(tmp_path / precision)]) == 0
+        weights[precision] = load_file(tmp_path / precision / "model.safetensors")
+        assert {weight.dtype for weight in weights[precision].values()} == {torch.float32}
+    distance = {name: float((weights["bf16"][name] - one).abs().max()) for name, one in weights["fp32"].items()}
+    assert 0.0 < max(distance.values()) < 0.5, distance
+
+
 @pytest.mark.parametrize("moment", [KILLED_WITHIN_A_STEP, KILLED_WITHIN_A_CHECKPOINT], ids=["step", "checkpoint"])
 def test_killed_runs_end_with_the_same_weights(
     tmp_path: Path, moment: str, capsys: pytest.CaptureFixture[str]

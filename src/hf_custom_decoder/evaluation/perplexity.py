@@ -23,7 +23,24 @@ def mean_token_loss(model: PreTrainedModel, batches: Iterable[dict[str, torch.Te
     Raises:
         ValueError: If there is no target token.
     """
-    total, num_tokens = 0.0, 0
+    losses = row_losses(model, batches)
+    num_tokens = sum(count for _, count in losses)
+    if num_tokens == 0:
+        raise ValueError("There must be target tokens to measure a loss on, got none.")
+    return sum(total for total, _ in losses) / num_tokens, num_tokens
+
+
+def row_losses(model: PreTrainedModel, batches: Iterable[dict[str, torch.Tensor]]) -> list[tuple[float, int]]:
+    """Sums the cross-entropy of every row, in order.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`]): An encoder-decoder model.
+        batches (`Iterable[dict[str, torch.Tensor]]`): With `input_ids`, `attention_mask` and `labels`.
+
+    Returns:
+        `list[tuple[float, int]]`: Nats without label smoothing, and target tokens, end token included.
+    """
+    found: list[tuple[float, int]] = []
     was_training = model.training
     model.eval()
     call: Any = model
@@ -34,15 +51,13 @@ def mean_token_loss(model: PreTrainedModel, batches: Iterable[dict[str, torch.Te
                 logits = call(**batch, use_cache=False).logits
             labels = batch["labels"]
             losses = torch.nn.functional.cross_entropy(
-                logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED_LABEL_ID, reduction="sum"
+                logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED_LABEL_ID, reduction="none"
             )
-            total += float(losses)
-            num_tokens += int((labels != IGNORED_LABEL_ID).sum())
+            totals = losses.view_as(labels).double().sum(dim=1).tolist()
+            found += zip(totals, (labels != IGNORED_LABEL_ID).sum(dim=1).tolist(), strict=True)
     finally:
         model.train(was_training)
-    if num_tokens == 0:
-        raise ValueError("There must be target tokens to measure a loss on, got none.")
-    return total / num_tokens, num_tokens
+    return found
 
 
 def perplexity(loss: float) -> float:

@@ -1,6 +1,8 @@
 """A trained model on test data: outputs, metrics, and both as files."""
 
 import json
+import math
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -11,20 +13,35 @@ from transformers import PreTrainedModel
 
 from ..atomic_files import write_json, write_text
 from ..data.pair_collator import PairCollator
-from ..data.pair_encoding import PairTokenizers, encode_pairs
+from ..data.pair_encoding import PairTokenizers, encode_pairs, with_end
 from ..data.pair_tables import merge_references, read_pairs
+from ..hub.card_results import CardResult, update_card
 from ..hub.model_folder import load_model_folder
 from ..training.progress_bar import progress_over
-from ..training.recipe_options import Recipe
+from ..training.recipe_options import EvaluationOptions, Recipe
 from ..training.recipe_reading import read_recipe
 from ..training.recipe_tokenizers import load_target_tokenizer
 from .batched_generation import generate_texts
-from .perplexity import mean_token_loss, perplexity
+from .minimum_risk import least_risk, sentence_utility
+from .output_flags import flagged_rows, output_flags
+from .paired_bootstrap import PREDICTIONS_FILE
+from .perplexity import perplexity, row_losses
+from .sentence_scores import sentence_scores
 from .text_metrics import Score, check_metric_packages, join_bpe, score_texts
 
 RESULTS_FILE = "results.json"
-PREDICTIONS_FILE = "predictions.jsonl"
 _RECIPE_FILE = "recipe.yaml"
+_HUB_METRICS = {
+    "bleu_tokenized": "bleu",
+    "rouge1": "rouge",
+    "rouge2": "rouge",
+    "rougeL": "rouge",
+    "rougeLsum": "rouge",
+    "token_f1": "f1",
+    "token_error_rate": "wer",
+    "perplexity_per_byte": "perplexity",
+}
+"""Names of metrics on the Hub, where they are others."""
 _DATA_NAMES = ("dataset", "config", "revision", "test", "source", "target")
 
 
@@ -82,61 +99,126 @@ def evaluate_recipe(
     Raises:
         ImportError: If a package is missing.
         OSError: If model or data cannot be read.
-        ValueError: If the data does not fit the recipe.
+        ValueError: If the data does not fit the recipe, or several processes were started.
     """
+    _refuse_several_processes()
     options = recipe.evaluation
     text_metrics = [name for name in options.metrics if name != "perplexity"]
-    check_metric_packages(text_metrics)
+    check_metric_packages([*text_metrics, *([options.minimum_risk] if options.minimum_risk else [])])
     model, tokenizer = load_model_folder(recipe.output, device=device, trust_remote_code=trust_remote_code)
     tokenizers = PairTokenizers(tokenizer, load_target_tokenizer(recipe.output) or tokenizer)
     pairs = read_pairs(recipe.data, "test")
     entries = merge_references(pairs) if recipe.data.merge_references else list(pairs)
     scores: dict[str, Score] = {}
-    outputs: list[str] = []
+    rows: list[dict[str, Any]] = []
+    flags: dict[str, list[int]] = {}
     if text_metrics:
-        outputs = _generate(recipe, model, tokenizers, entries)
-        hypotheses, references = outputs, [entry["references"] for entry in entries]
-        if options.bpe_joiner is not None:
-            joiner = options.bpe_joiner
-            hypotheses = [join_bpe(text, joiner) for text in hypotheses]
-            references = [[join_bpe(text, joiner) for text in texts] for texts in references]
+        lists = _generate(recipe, model, tokenizers, entries)
+        rows = _prediction_rows(recipe, entries, lists)
+        hypotheses = [_join(options, row["prediction"]) for row in rows]
+        references = [[_join(options, text) for text in row["references"]] for row in rows]
         scores |= score_texts(text_metrics, hypotheses, references, language=options.language)
+        singles = sentence_scores(text_metrics, hypotheses, references, language=options.language)
+        for row, single, hypothesis, texts in zip(rows, singles, hypotheses, references, strict=True):
+            row["scores"] = single
+            row["flags"] = output_flags(_join(options, row["source"]), hypothesis, texts)
+        flags = flagged_rows([row["flags"] for row in rows])
     if "perplexity" in options.metrics:
-        scores |= _perplexity(recipe, model, tokenizers, pairs)
+        found, losses = pair_perplexity(recipe, model, tokenizers, pairs)
+        scores |= found
+        if not recipe.data.merge_references:
+            for row, loss in zip(rows, losses, strict=bool(rows)):
+                row["scores"]["nats_per_token"] = loss
     folder = predictions or Path(recipe.output) / "evaluation"
-    _write(recipe, folder, entries, outputs, scores)
+    _write(recipe, folder, rows, len(entries), scores, flags)
     width = max(map(len, scores))
     for name, score in scores.items():
         report(f"{name.ljust(width)}  {score.value:8.3f}  {score.settings}")
+    for name, numbers in flags.items():
+        if numbers:
+            shown = ", ".join(map(str, numbers[:10])) + (", ..." if len(numbers) > 10 else "")
+            report(f"{name.replace('_', ' ')}: {len(numbers):,} of {len(rows):,} outputs (lines {shown})")
     report(f"{len(entries):,} entries; outputs and figures are in {folder}.")
+    if options.update_card:
+        _update_card(recipe, scores, report)
     return scores
+
+
+def _refuse_several_processes() -> None:
+    num_processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if num_processes > 1:
+        raise ValueError(
+            f"`evaluate` runs in one process, got WORLD_SIZE={num_processes}. Start it without `accelerate launch`; "
+            "training measures on all processes."
+        )
 
 
 def _generate(
     recipe: Recipe, model: PreTrainedModel, tokenizers: PairTokenizers, entries: list[dict[str, Any]]
-) -> list[str]:
+) -> list[list[str]]:
     """Generates for every entry, long sources first (so that a batch too large fails at once), in their order."""
     search = recipe.generation
     order = sorted(range(len(entries)), key=lambda idx: -len(entries[idx]["source"]))
-    if_beams: dict[str, Any] = {"length_penalty": search.length_penalty} if search.num_beams > 1 else {}
-    texts = generate_texts(
-        model,
-        tokenizers.source,
-        (entries[idx]["source"] for idx in order),
-        batch_size=recipe.evaluation.batch_size,
-        target_tokenizer=tokenizers.target,
-        truncate=True,
-        num_beams=search.num_beams,
-        max_new_tokens=search.max_new_tokens or recipe.data.max_target_length,
-        no_repeat_ngram_size=search.no_repeat_ngram_size,
-        **if_beams,
-    )
-    shown = progress_over(texts, len(entries), "generating", "texts")
-    written = {idx: text for idx, (text,) in zip(order, shown, strict=True)}
+    settings: dict[str, Any] = {"do_sample": search.do_sample}
+    if search.num_beams > 1:
+        settings["length_penalty"] = search.length_penalty
+    if search.do_sample:
+        settings |= {"temperature": search.temperature, "top_k": 0, "top_p": 1.0}  # of all tokens
+    with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
+        torch.manual_seed(recipe.evaluation.seed)
+        texts = generate_texts(
+            model,
+            tokenizers.source,
+            (entries[idx]["source"] for idx in order),
+            batch_size=recipe.evaluation.batch_size,
+            num_return_sequences=search.num_return_sequences,
+            target_tokenizer=tokenizers.target,
+            truncate=True,
+            num_beams=search.num_beams,
+            max_new_tokens=search.max_new_tokens or recipe.data.max_target_length,
+            no_repeat_ngram_size=search.no_repeat_ngram_size,
+            **settings,
+        )
+        shown = progress_over(texts, len(entries), "generating", "texts")
+        written = dict(zip(order, shown, strict=True))
     return [written[idx] for idx in range(len(entries))]
 
 
-def _perplexity(recipe: Recipe, model: PreTrainedModel, tokenizers: PairTokenizers, pairs: Any) -> dict[str, Score]:
+def _prediction_rows(recipe: Recipe, entries: list[dict[str, Any]], lists: list[list[str]]) -> list[dict[str, Any]]:
+    """What the file of predictions says of every entry, the chosen output first."""
+    options = recipe.evaluation
+    utility = None if options.minimum_risk is None else sentence_utility(options.minimum_risk, options.language)
+    rows = []
+    for entry, texts in zip(entries, lists, strict=True):
+        chosen = 0 if utility is None else least_risk([_join(options, text) for text in texts], utility)
+        row = {"source": entry["source"], "prediction": texts[chosen], "references": entry["references"]}
+        if len(texts) > 1:
+            row["n_best"] = texts
+        rows.append(row)
+    return rows
+
+
+def _join(options: EvaluationOptions, text: str) -> str:
+    return text if options.bpe_joiner is None else join_bpe(text, options.bpe_joiner)
+
+
+def pair_perplexity(
+    recipe: Recipe, model: PreTrainedModel, tokenizers: PairTokenizers, pairs: Any
+) -> tuple[dict[str, Score], list[float]]:
+    """Perplexity a target token, and a byte of the target's text (which does not depend on the tokenizer).
+
+    The end token's cost is part of both. Targets that were cut count for the first only. Unknown tokens hide what
+    they stand for, so they are counted beside the second.
+
+    Args:
+        recipe ([`Recipe`]): Its lengths and batch size are used.
+        model ([`~transformers.PreTrainedModel`]): Of both sides.
+        tokenizers ([`PairTokenizers`]): Of both sides.
+        pairs (`datasets.Dataset`): With `source` and `target`.
+
+    Returns:
+        `tuple[dict[str, Score], list[float]]`: Both figures, and the nats a token of every pair.
+    """
     data = recipe.data
     encoded = encode_pairs(
         pairs,
@@ -154,28 +236,80 @@ def _perplexity(recipe: Recipe, model: PreTrainedModel, tokenizers: PairTokenize
         for start in range(0, len(encoded), size):
             yield collate([encoded[idx] for idx in range(start, min(start + size, len(encoded)))])
 
-    loss, num_tokens = mean_token_loss(model, batches())
-    return {"perplexity": Score(perplexity(loss), f"{num_tokens} target tokens", greater_is_better=False)}
+    losses = row_losses(model, batches())
+    num_tokens = sum(count for _, count in losses)
+    mean = sum(total for total, _ in losses) / num_tokens
+    scores = {"perplexity": Score(perplexity(mean), f"{num_tokens} target tokens", greater_is_better=False)}
+    labels, unknown = list(encoded["labels"]), tokenizers.target.unk_token_id
+    whole = _whole_targets(tokenizers, list(pairs["target"]), labels, data.max_target_length)
+    num_bytes = sum(len(text.encode()) for text in whole.values())
+    if num_bytes:
+        num_unknown = sum(token == unknown for idx in whole for token in labels[idx])
+        settings = f"{num_bytes} bytes of {len(whole)} targets, {num_unknown} tokens unknown"
+        cost = sum(losses[idx][0] for idx in whole) / num_bytes
+        scores["perplexity_per_byte"] = Score(perplexity(cost), settings, greater_is_better=False)
+    return scores, [total / count for total, count in losses]
+
+
+def _whole_targets(
+    tokenizers: PairTokenizers, texts: list[str], labels: list[list[int]], max_length: int
+) -> dict[int, str]:
+    """Targets by index, without those that were cut."""
+    full = [idx for idx, ids in enumerate(labels) if len(ids) == max_length]
+    again = with_end(tokenizers.target, [texts[idx] for idx in full], is_needed=True) if full else []
+    cut = {idx for idx, ids in zip(full, again, strict=True) if len(ids) > max_length}
+    return {idx: text for idx, text in enumerate(texts) if idx not in cut}
+
+
+def _update_card(recipe: Recipe, scores: dict[str, Score], report: Callable[[str], None]) -> None:
+    """Puts the figures into the card of a folder; a part of the data says nothing about the model."""
+    card, data = Path(recipe.output) / "README.md", recipe.data
+    if not card.is_file() or data.max_rows is not None:
+        return
+    files = [data.test] if isinstance(data.test, str) else data.test or []
+    revision = "" if data.revision is None else f", revision {data.revision}"
+    search = recipe.generation
+    how = f"{search.num_beams} beams" if not search.do_sample else f"drawn, temperature {search.temperature}"
+    if recipe.evaluation.minimum_risk is not None:
+        how = f"{how}, minimum Bayes risk with {recipe.evaluation.minimum_risk} over {search.num_return_sequences}"
+    results = [
+        CardResult(
+            task=recipe.card.task,
+            dataset_type=data.dataset or "local",
+            dataset_name=f"{data.dataset or ', '.join(Path(file).name for file in files)}{revision}",
+            dataset_split="+".join(files) if data.dataset else "test",
+            metric_type=_HUB_METRICS.get(name, name),
+            metric_name=name,
+            value=score.value,
+            settings=score.settings if name.startswith("perplexity") else f"{how}; {score.settings}",
+        )
+        for name, score in scores.items()
+        if math.isfinite(score.value)
+    ]
+    if update_card(card, results, model_name=recipe.card.title or Path(recipe.output).name):
+        report(f"The figures are in the metadata of {card}.")
 
 
 def _write(
-    recipe: Recipe, folder: Path, entries: list[dict[str, Any]], outputs: list[str], scores: dict[str, Score]
+    recipe: Recipe,
+    folder: Path,
+    rows: list[dict[str, Any]],
+    num_entries: int,
+    scores: dict[str, Score],
+    flags: dict[str, list[int]],
 ) -> None:
-    lines = [
-        json.dumps(
-            {"source": entry["source"], "prediction": output, "references": entry["references"]}, ensure_ascii=False
-        )
-        for entry, output in zip(entries, outputs, strict=False)
-    ]
-    if lines:
+    if rows:
+        lines = [json.dumps(row, ensure_ascii=False) for row in rows]
         write_text(folder / PREDICTIONS_FILE, "\n".join(lines) + "\n")
     write_json(
         folder / RESULTS_FILE,
         {
             "scores": {name: asdict(score) for name, score in scores.items()},
-            "num_entries": len(entries),
+            "flags": {name: {"count": len(numbers), "rows": numbers} for name, numbers in flags.items()},
+            "num_entries": num_entries,
             "model": recipe.output,
             "data": {name: value for name, value in asdict(recipe.data).items() if name in _DATA_NAMES},
             "generation": asdict(recipe.generation),
+            "evaluation": asdict(recipe.evaluation),
         },
     )

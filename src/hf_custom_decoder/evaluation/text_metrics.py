@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .diversity import distinct_share, repeated_share
 from .error_rates import nearest_reference
 
 
@@ -33,6 +34,7 @@ MAIN_SCORES = {
     "exact_match": "exact_match",
     "token_f1": "token_f1",
     "error_rates": "token_error_rate",
+    "diversity": "distinct_2",
 }
 """The figure by which a metric of several is compared."""
 
@@ -69,6 +71,8 @@ def score_texts(
     - "error_rates": `wrong_outputs`, the share of texts that equal no reference, and `token_error_rate`, edits a
       token of the nearest references; tokens are what blanks separate. Of pronunciations they are the word and the
       phoneme error rate.
+    - "diversity": different words and pairs of words over their number (Li et al. 2016), and the share of 4-grams that
+      stood in the same text before (Welleck et al. 2020).
 
     Args:
         metrics (`Sequence[str]`): Which of them.
@@ -112,33 +116,40 @@ def normalize_answer(text: str) -> str:
     return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
 
 
-def _bleu(hypotheses: Sequence[str], references: Sequence[Sequence[str]], language: str | None) -> dict[str, Score]:
+def sacrebleu_metric(name: str, language: str | None, **settings: Any) -> Any:
+    """sacreBLEU's object for "bleu", "bleu_tokenized" or "chrf", as all figures of this package are computed."""
     from sacrebleu.metrics.bleu import BLEU
+    from sacrebleu.metrics.chrf import CHRF
 
-    metric = BLEU(tokenize=_BLEU_TOKENIZERS.get(language or "", "13a"))
-    return {"bleu": _corpus_score(metric, hypotheses, references)}
+    if name == "chrf":
+        return CHRF(**settings)
+    if name == "bleu_tokenized":
+        return BLEU(tokenize="none", force=True, **{"smooth_method": "none", **settings})
+    return BLEU(tokenize=_BLEU_TOKENIZERS.get(language or "", "13a"), **settings)
+
+
+def reference_streams(references: Sequence[Sequence[str]]) -> list[list[str | None]]:
+    """References as sacrebleu takes them, as streams; entries with fewer of them have None there."""
+    most = max(map(len, references))
+    return [[texts[idx] if idx < len(texts) else None for texts in references] for idx in range(most)]
+
+
+def _bleu(hypotheses: Sequence[str], references: Sequence[Sequence[str]], language: str | None) -> dict[str, Score]:
+    return {"bleu": _corpus_score(sacrebleu_metric("bleu", language), hypotheses, references)}
 
 
 def _bleu_tokenized(
     hypotheses: Sequence[str], references: Sequence[Sequence[str]], language: str | None
 ) -> dict[str, Score]:
-    from sacrebleu.metrics.bleu import BLEU
-
-    metric = BLEU(tokenize="none", smooth_method="none", force=True)
-    return {"bleu_tokenized": _corpus_score(metric, hypotheses, references)}
+    return {"bleu_tokenized": _corpus_score(sacrebleu_metric("bleu_tokenized", language), hypotheses, references)}
 
 
 def _chrf(hypotheses: Sequence[str], references: Sequence[Sequence[str]], language: str | None) -> dict[str, Score]:
-    from sacrebleu.metrics.chrf import CHRF
-
-    return {"chrf": _corpus_score(CHRF(), hypotheses, references)}
+    return {"chrf": _corpus_score(sacrebleu_metric("chrf", language), hypotheses, references)}
 
 
 def _corpus_score(metric: Any, hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> Score:
-    """sacrebleu takes references as streams; entries with fewer of them have None there."""
-    most = max(map(len, references))
-    streams = [[texts[idx] if idx < len(texts) else None for texts in references] for idx in range(most)]
-    value = metric.corpus_score(list(hypotheses), streams).score
+    value = metric.corpus_score(list(hypotheses), reference_streams(references)).score
     return Score(float(value), str(metric.get_signature()))
 
 
@@ -203,6 +214,19 @@ def _error_rates(
     }
 
 
+def _diversity(
+    hypotheses: Sequence[str], references: Sequence[Sequence[str]], language: str | None
+) -> dict[str, Score]:
+    texts = [text.split() for text in hypotheses]
+    return {
+        "distinct_1": Score(100.0 * distinct_share(texts, 1), "words, over all outputs"),
+        "distinct_2": Score(100.0 * distinct_share(texts, 2), "pairs of words, over all outputs"),
+        "repetition_4": Score(
+            100.0 * repeated_share(texts, 4), "4-grams of words, mean over outputs", greater_is_better=False
+        ),
+    }
+
+
 _METRICS: dict[str, Callable[[Sequence[str], Sequence[Sequence[str]], str | None], dict[str, Score]]] = {
     "bleu": _bleu,
     "bleu_tokenized": _bleu_tokenized,
@@ -211,4 +235,5 @@ _METRICS: dict[str, Callable[[Sequence[str], Sequence[Sequence[str]], str | None
     "exact_match": _exact_match,
     "token_f1": _token_f1,
     "error_rates": _error_rates,
+    "diversity": _diversity,
 }

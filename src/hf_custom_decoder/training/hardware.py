@@ -28,6 +28,11 @@ def usable_cpus(quota_file: Path = _CONTAINER_QUOTA) -> int:
     return max(1, min(count, allowed))
 
 
+def runs_on_cpu(device: str) -> bool:
+    """Whether "cpu" was chosen, or "auto" finds no accelerator."""
+    return device == "cpu" or not torch.accelerator.is_available()
+
+
 def limit_threads() -> None:
     """Gives torch no more threads than there are usable cores; it counts those of the whole machine."""
     torch.set_num_threads(min(torch.get_num_threads(), usable_cpus()))

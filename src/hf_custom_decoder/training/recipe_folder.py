@@ -20,6 +20,7 @@ RESULTS_FILE = "training_results.json"
 _FREE_SECTIONS = ("output", "evaluation", "card")
 _FREE_OPTIONS = {
     "data": ("test", "cache_dir", "merge_references"),
+    "generation": ("num_return_sequences", "do_sample", "temperature"),
     "training": ("log_steps", "keep_checkpoints", "report_to"),
 }
 

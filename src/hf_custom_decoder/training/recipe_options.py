@@ -10,7 +10,18 @@ SCHEDULES = ("linear", "cosine", "inverse_sqrt", "constant")
 TOO_LONG = ("drop", "truncate", "refuse")
 FILE_FORMATS = ("json", "csv", "tsv", "parquet", "parallel")
 PRECISIONS = ("fp32", "bf16")
-METRICS = ("bleu", "bleu_tokenized", "chrf", "rouge", "exact_match", "token_f1", "error_rates", "perplexity")
+METRICS = (
+    "bleu",
+    "bleu_tokenized",
+    "chrf",
+    "rouge",
+    "exact_match",
+    "token_f1",
+    "error_rates",
+    "perplexity",
+    "diversity",
+)
+UTILITIES = ("chrf", "bleu")
 
 
 def _option(default: Any, text: str) -> Any:
@@ -207,7 +218,11 @@ class TrainingOptions:
                 f"{self.average_last} and `training.{other}`. Leave one of them out."
             )
         if self.metric is not None:
-            _check_choice("training.metric", self.metric, tuple(name for name in METRICS if name != "perplexity"))
+            _check_choice(
+                "training.metric",
+                self.metric,
+                tuple(name for name in METRICS if name not in ("perplexity", "diversity")),
+            )
 
     @property
     def steps_between_evaluations(self) -> int:
@@ -223,9 +238,26 @@ class GenerationOptions:
     max_new_tokens: int | None = _option(None, "Longest output in tokens, by default `data.max_target_length`.")
     length_penalty: float = _option(1.0, "Exponent of the length by which a beam's score is divided.")
     no_repeat_ngram_size: int = _option(0, "No n-gram of so many tokens occurs twice; 0 means no rule.")
+    num_return_sequences: int = _option(1, "Outputs of every source that `evaluate` writes, best first.")
+    do_sample: bool = _option(False, "Draw outputs at random in `evaluate`, from all tokens, in place of the search.")
+    temperature: float = _option(1.0, "Of that draw: logits are divided by it.")
 
     def __post_init__(self) -> None:
         _check_at_least("generation.num_beams", self.num_beams, 1)
+        _check_at_least("generation.num_return_sequences", self.num_return_sequences, 1)
+        if self.temperature <= 0:
+            raise ValueError(f"`generation.temperature` must be above 0, got {self.temperature}.")
+        if self.do_sample and self.num_beams > 1:
+            raise ValueError(
+                f"`generation.do_sample` draws and does not search, got `generation.num_beams` = {self.num_beams}. "
+                "Set it to 1."
+            )
+        if not self.do_sample and self.num_return_sequences > self.num_beams:
+            raise ValueError(
+                f"`generation.num_return_sequences` must be at most `generation.num_beams`, got "
+                f"{self.num_return_sequences} and {self.num_beams}. Search with more beams, or set "
+                "`generation.do_sample`."
+            )
         _check_at_least("generation.no_repeat_ngram_size", self.no_repeat_ngram_size, 0)
         if self.max_new_tokens is not None:
             _check_at_least("generation.max_new_tokens", self.max_new_tokens, 1)
@@ -240,6 +272,11 @@ class EvaluationOptions:
     bpe_joiner: str | None = _option(
         None, "Mark at the end of a piece that goes on, such as '@@', taken out of outputs and references."
     )
+    minimum_risk: str | None = _option(
+        None, f"Choose among `generation.num_return_sequences` by mean utility: one of {', '.join(UTILITIES)}."
+    )
+    seed: int = _option(0, "Of outputs that are drawn at random.")
+    update_card: bool = _option(True, "Write the figures into the card of the model's folder, if it has one.")
     language: str | None = _option(None, "Target language for the tokenization of BLEU where it matters: zh, ja, ko.")
 
     def __post_init__(self) -> None:
@@ -247,6 +284,8 @@ class EvaluationOptions:
             raise ValueError(f"`evaluation.metrics` must name at least one of {', '.join(METRICS)}, got none.")
         for name in self.metrics:
             _check_choice("evaluation.metrics", name, METRICS)
+        if self.minimum_risk is not None:
+            _check_choice("evaluation.minimum_risk", self.minimum_risk, UTILITIES)
         _check_at_least("evaluation.batch_size", self.batch_size, 1)
 
 
@@ -286,6 +325,11 @@ class Recipe:
                         f"`training.{name}` needs the length of all data, which a stream does not have, got "
                         f"`data.streaming: true`. Use {'max_steps' if name == 'epochs' else 'batch_size'}."
                     )
+        if self.evaluation.minimum_risk is not None and self.generation.num_return_sequences < 2:
+            raise ValueError(
+                "`evaluation.minimum_risk` chooses among several outputs, got `generation.num_return_sequences` = "
+                f"{self.generation.num_return_sequences}. Raise it."
+            )
         if (self.training.patience is not None or self.training.metric is not None) and self.data.validation is None:
             raise ValueError(
                 "`training.patience` and `training.metric` need validation data, got no `data.validation`. Name it."

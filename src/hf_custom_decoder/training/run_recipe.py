@@ -26,7 +26,7 @@ from ..evaluation.predictions import decode_predictions
 from ..evaluation.text_metrics import MAIN_SCORES, check_metric_packages, score_texts
 from ..hub.model_card import Measurement, write_model_card
 from .early_stopping import EarlyStopping
-from .hardware import describe_hardware, limit_threads
+from .hardware import describe_hardware, limit_threads, runs_on_cpu
 from .interruption import Interruption
 from .optimization import build_optimizer, build_schedule
 from .progress_bar import BudgetProgressBar
@@ -77,10 +77,10 @@ def train_recipe(recipe: Recipe, report: Report, *, fresh: bool = False) -> Path
     check_training_packages(recipe)
     from accelerate import PartialState
 
-    processes = PartialState(cpu=recipe.training.device == "cpu")
+    processes = PartialState(cpu=runs_on_cpu(recipe.training.device))
     if not processes.is_main_process:
         report = _silent
-    if recipe.training.device == "cpu":
+    if runs_on_cpu(recipe.training.device):
         limit_threads()
     with processes.main_process_first():
         if fresh and processes.is_main_process:
@@ -298,12 +298,12 @@ class _Run:
             predict_with_generate=metric is not None,
             report_to=training.report_to,
             disable_tqdm=True,
-            dataloader_pin_memory=torch.cuda.is_available() and training.device != "cpu",
+            dataloader_pin_memory=torch.cuda.is_available() and not runs_on_cpu(training.device),
             remove_unused_columns=False,
             accelerator_config={"dispatch_batches": False},
             ddp_find_unused_parameters=False,
             seed=training.seed,
-            use_cpu=training.device == "cpu",
+            use_cpu=runs_on_cpu(training.device),
         )
         optimizer = build_optimizer(self.model, training)
         trainer = RecipeTrainer(

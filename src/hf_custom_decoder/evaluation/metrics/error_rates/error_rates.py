@@ -1,0 +1,5 @@
+"""Read by `evaluate.load` of this folder."""
+
+from hf_custom_decoder.evaluation.evaluate_module import metric_class
+
+ErrorRates = metric_class("error_rates")

@@ -1,0 +1,236 @@
+"""Whether one system is better than another, or the difference is one of the test set's accidents."""
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .sentence_scores import PAIRED_METRICS, SACREBLEU_METRICS, metric_statistics
+from .text_metrics import MAIN_SCORES, check_metric_packages, join_bpe, reference_streams, sacrebleu_metric
+
+PREDICTIONS_FILE = "predictions.jsonl"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two systems on the same entries by one metric.
+
+    Attributes:
+        metric (`str`): Name of the figure.
+        first (`float`): Of the first system.
+        second (`float`): Of the second.
+        difference (`float`): The second less the first.
+        interval (`tuple[float, float]`): Holds 95 % of the differences of resampled test sets.
+        p_value (`float`): Probability of a difference at least as large between systems that are equally good.
+        num_entries (`int`): Entries of the test set.
+        greater_is_better (`bool`): Which way is better.
+        settings (`str`): How it was computed.
+    """
+
+    metric: str
+    first: float
+    second: float
+    difference: float
+    interval: tuple[float, float]
+    p_value: float
+    num_entries: int
+    greater_is_better: bool
+    settings: str
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        if self.difference == 0.0 or self.p_value >= 0.05:
+            verdict = "no significant difference"
+        else:
+            verdict = f"the {'second' if (self.difference > 0) == self.greater_is_better else 'first'} is better"
+        return (
+            f"{self.metric}: {self.first:.2f} and {self.second:.2f}, difference {self.difference:+.2f} "
+            f"[{low:+.2f}, {high:+.2f}], p = {self.p_value:.4f}: {verdict} "
+            f"({self.num_entries} entries; {self.settings})"
+        )
+
+
+def compare_outputs(
+    metric: str,
+    first: Sequence[str],
+    second: Sequence[str],
+    references: Sequence[Sequence[str]],
+    *,
+    num_samples: int = 1000,
+    seed: int = 12345,
+    language: str | None = None,
+) -> Comparison:
+    """Paired bootstrap resampling (Koehn 2004, section 4): entries are drawn with replacement, the same of both.
+
+    For BLEU and chrF the test is sacreBLEU's (`PairedTest`); for the others the same on their own sums. Its p-value is
+    two-sided: the share of resampled differences, less their mean, that are above the difference found.
+
+    Args:
+        metric (`str`): Name as in a recipe; its main figure is compared.
+        first, second (`Sequence[str]`): Outputs of both systems.
+        references (`Sequence[Sequence[str]]`): What is right, at least one text an entry.
+        num_samples (`int`, *optional*, defaults to 1000): Test sets that are drawn.
+        seed (`int`, *optional*, defaults to 12345): Of the draw, at least 1.
+        language (`str`, *optional*): "zh", "ja" or "ko" for sacreBLEU's tokenizer.
+
+    Returns:
+        [`Comparison`]: The same for the same arguments.
+
+    Raises:
+        ImportError: If a package is missing.
+        ValueError: If the metric is unknown, a count or the seed is below 1, or the lists differ in length.
+    """
+    if metric not in PAIRED_METRICS:
+        raise ValueError(f"`metric` must be one of {', '.join(PAIRED_METRICS)}, got {metric!r}.")
+    for name, value in (("num_samples", num_samples), ("seed", seed)):
+        if value < 1:
+            raise ValueError(f"`{name}` must be at least 1, got {value}.")
+    if not first or not len(first) == len(second) == len(references):
+        raise ValueError(
+            f"Both systems must have an output for each entry, got {len(first)} and {len(second)} outputs for "
+            f"{len(references)} entries."
+        )
+    check_metric_packages([metric])
+    sides = [metric_statistics(metric, texts, references, language=language) for texts in (first, second)]
+    scores = [side.figure(side.rows.sum(axis=0)) for side in sides]
+    draws = np.random.default_rng(seed).choice(len(first), size=(num_samples, len(first)), replace=True)
+    resampled = [np.array([side.figure(side.rows[draw].sum(axis=0)) for draw in draws]) for side in sides]
+    differences = resampled[1] - resampled[0]
+    difference = scores[1] - scores[0]
+    settings = f"paired bootstrap, {num_samples} samples, seed {seed}"
+    if metric in SACREBLEU_METRICS:
+        p_value, signature = _sacrebleu_test(metric, first, second, references, num_samples, seed, language)
+        settings = f"{settings}, {signature}"
+    else:
+        p_value = _p_value(differences, difference)
+    return Comparison(
+        metric=MAIN_SCORES[metric],
+        first=scores[0],
+        second=scores[1],
+        difference=difference,
+        interval=(float(np.quantile(differences, 0.025)), float(np.quantile(differences, 0.975))),
+        p_value=p_value,
+        num_entries=len(first),
+        greater_is_better=sides[0].greater_is_better,
+        settings=settings,
+    )
+
+
+def read_predictions(path: str | Path, *, bpe_joiner: str | None = None) -> list[dict[str, Any]]:
+    """Reads what `evaluate` wrote.
+
+    Args:
+        path (`str` or `Path`): `predictions.jsonl`, or a folder with it or with `evaluation/predictions.jsonl`.
+        bpe_joiner (`str`, *optional*): Mark at the end of a piece that goes on, taken out of outputs and references.
+
+    Returns:
+        `list[dict[str, Any]]`: With `source`, `prediction` and `references`.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If a line is no prediction.
+    """
+    path = Path(path)
+    places = [path, path / PREDICTIONS_FILE, path / "evaluation" / PREDICTIONS_FILE]
+    file = next((place for place in places if place.is_file()), None)
+    if file is None:
+        raise FileNotFoundError(
+            f"Predictions must be a {PREDICTIONS_FILE} that `evaluate` wrote, found none at {path}."
+        )
+    rows = []
+    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            row = json.loads(line)
+            row = {name: row[name] for name in ("source", "prediction", "references")}
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{file}, line {number}: must be an object with source, prediction and references, got {line!r:.80}."
+            ) from error
+        if bpe_joiner is not None:
+            row["prediction"] = join_bpe(row["prediction"], bpe_joiner)
+            row["references"] = [join_bpe(text, bpe_joiner) for text in row["references"]]
+        rows.append(row)
+    return rows
+
+
+def compare_predictions(
+    first: str | Path,
+    second: str | Path,
+    metrics: Sequence[str] = ("bleu", "chrf"),
+    *,
+    num_samples: int = 1000,
+    seed: int = 12345,
+    language: str | None = None,
+    bpe_joiner: str | None = None,
+) -> list[Comparison]:
+    """Compares what two systems wrote for the same test data; arguments as in [`compare_outputs`].
+
+    Raises:
+        FileNotFoundError: If there are no predictions.
+        ValueError: If sources or references differ, or a metric is unknown.
+    """
+    sides = [read_predictions(path, bpe_joiner=bpe_joiner) for path in (first, second)]
+    if len(sides[0]) != len(sides[1]):
+        raise ValueError(f"Both must be predictions of the same data, got {len(sides[0])} and {len(sides[1])} lines.")
+    for number, (one, other) in enumerate(zip(*sides, strict=True), start=1):
+        for name in ("source", "references"):
+            if one[name] != other[name]:
+                raise ValueError(
+                    f"Both must be predictions of the same data, but line {number} has other {name}: "
+                    f"{repr(one[name])[:60]} and {repr(other[name])[:60]}."
+                )
+    outputs = [[row["prediction"] for row in side] for side in sides]
+    references = [row["references"] for row in sides[0]]
+    options: dict[str, Any] = {"num_samples": num_samples, "seed": seed, "language": language}
+    return [compare_outputs(metric, outputs[0], outputs[1], references, **options) for metric in metrics]
+
+
+def _p_value(differences: npt.NDArray[np.float64], found: float) -> float:
+    """As sacreBLEU counts: one is added above and below, so that no p-value is 0."""
+    sizes = np.abs(differences)
+    return float((np.sum(sizes - sizes.mean() > abs(found)) + 1) / (len(sizes) + 1))
+
+
+def _sacrebleu_test(
+    metric: str,
+    first: Sequence[str],
+    second: Sequence[str],
+    references: Sequence[Sequence[str]],
+    num_samples: int,
+    seed: int,
+    language: str | None,
+) -> tuple[float, str]:
+    from sacrebleu.significance import PairedTest
+
+    streams: Any = reference_streams(references)
+    with _sacrebleu_seed(seed):
+        test: Any = PairedTest(
+            [("first", list(first)), ("second", list(second))],
+            {metric: sacrebleu_metric(metric, language)},
+            streams,
+            test_type="bs",
+            n_samples=num_samples,
+        )
+        signatures, results = test()
+    (name,) = signatures
+    return float(results[name][1].p_value), str(signatures[name])
+
+
+@contextmanager
+def _sacrebleu_seed(seed: int) -> Iterator[None]:
+    """sacreBLEU reads its seed from the environment alone."""
+    before = os.environ.get("SACREBLEU_SEED")
+    os.environ["SACREBLEU_SEED"] = str(seed)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["SACREBLEU_SEED"]
+        else:
+            os.environ["SACREBLEU_SEED"] = before
