@@ -172,6 +172,9 @@ class TrainingOptions:
         None, "Share of the moving average of weights that stays at each step; measured and kept as the final model."
     )
     report_to: Texts = _option("none", "Reporters of the Trainer, such as tensorboard.")
+    r_drop: float = _option(
+        0.0, "Weight of the agreement of two dropout passes (R-Drop), about 5 in its paper; 0 means one pass."
+    )
 
     def __post_init__(self) -> None:
         _check_one_of(self, "training", "max_steps", "epochs")
@@ -189,7 +192,7 @@ class TrainingOptions:
         for name in ("learning_rate", "adam_epsilon"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"`training.{name}` must be above 0, got {getattr(self, name)}.")
-        for name in ("warmup", "weight_decay", "clip_norm"):
+        for name in ("warmup", "weight_decay", "clip_norm", "r_drop"):
             _check_at_least(f"training.{name}", getattr(self, name), 0)
         if not 0.0 <= self.label_smoothing < 1.0:
             raise ValueError(f"`training.label_smoothing` must be from 0 to below 1, got {self.label_smoothing}.")

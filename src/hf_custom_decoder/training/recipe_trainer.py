@@ -1,6 +1,7 @@
 """The stock Seq2SeqTrainer over batches by token budget, with padding logged and averaged weights measured."""
 
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from transformers import Seq2SeqTrainer
 from ..data.token_batches import TokenBatchSampler
 from ..evaluation.predictions import IGNORED_LABEL_ID
 from ..exact_evaluation import ExactEvaluationMixin
+from .added_loss import AddedLoss
 from .weight_averages import MovingAverage
 
 
@@ -22,6 +24,7 @@ class RecipeTrainer(ExactEvaluationMixin, Seq2SeqTrainer):
     Args:
         batches ([`TokenBatchSampler`], *optional*): Of this process; without it (a stream) the Trainer makes batches.
         moving_average ([`MovingAverage`], *optional*): Its weights are the ones that `evaluate` measures.
+        added_loss ([`AddedLoss`], *optional*): Calls the model in training; without it the model's loss is taken.
         kwargs: Of `Seq2SeqTrainer`.
     """
 
@@ -30,11 +33,13 @@ class RecipeTrainer(ExactEvaluationMixin, Seq2SeqTrainer):
         *,
         batches: TokenBatchSampler | None = None,
         moving_average: MovingAverage | None = None,
+        added_loss: AddedLoss | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self._batches = batches
         self._moving_average = moving_average
+        self._added_loss = added_loss
         self._num_tokens = 0  # since the last log entry
         self._num_cells = 0
 
@@ -57,6 +62,14 @@ class RecipeTrainer(ExactEvaluationMixin, Seq2SeqTrainer):
         self._num_tokens += int(inputs["attention_mask"].sum()) + int((inputs["labels"] != IGNORED_LABEL_ID).sum())
         return super().training_step(model, inputs, num_items_in_batch)
 
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        added = self._added_loss
+        if added is None or not model.training:
+            return super().compute_loss(model, inputs, *args, **kwargs)
+        forward: Any = partial(_call, added, model)
+        with self.accelerator.autocast():  # for the teacher; the model brings its own
+            return super().compute_loss(forward, inputs, *args, **kwargs)
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs and self._num_cells:
             logs["padding_share"] = round(1.0 - self._num_tokens / self._num_cells, 4)
@@ -68,3 +81,7 @@ class RecipeTrainer(ExactEvaluationMixin, Seq2SeqTrainer):
         model: Any = self.model
         with nullcontext() if average is None else average.applied(model):
             return super().evaluate(*args, **kwargs)
+
+
+def _call(added: AddedLoss, model: torch.nn.Module, **batch: Any) -> Any:
+    return added(model, batch)

@@ -25,6 +25,7 @@ from ..evaluation.perplexity import mean_token_loss, perplexity
 from ..evaluation.predictions import decode_predictions
 from ..evaluation.text_metrics import MAIN_SCORES, check_metric_packages, score_texts
 from ..hub.model_card import Measurement, write_model_card
+from .added_loss import AddedLoss
 from .early_stopping import EarlyStopping
 from .hardware import describe_hardware, limit_threads
 from .interruption import Interruption
@@ -278,6 +279,10 @@ class _Run:
             save=lambda path: self.model.save_pretrained(path),
         )
 
+    def _added_loss(self) -> AddedLoss | None:
+        training = self.recipe.training
+        return AddedLoss(r_drop=training.r_drop) if training.r_drop else None
+
     def _trainer(self, callbacks: list[Any]) -> RecipeTrainer:
         training = self.recipe.training
         metric = training.metric
@@ -309,6 +314,7 @@ class _Run:
         trainer = RecipeTrainer(
             batches=self.batches,
             moving_average=self.moving_average,
+            added_loss=self._added_loss(),
             model=self.model,
             args=arguments,
             data_collator=PairCollator(_pad_token_id(self.tokenizers)),
