@@ -77,6 +77,15 @@ def test_the_command_line_wins(tmp_path: Path) -> None:
         ({"training": {"max_steps": 5, "batch_size": 1, "patience": 2}}, "need validation data"),
         ({"training": {"max_steps": 5, "batch_size": 1, "metric": "blue"}}, "`training.metric` must be one of bleu"),
         ({"training": {"max_steps": 5, "batch_size": 1, "label_smoothing": 1}}, "`training.label_smoothing` must be"),
+        (
+            {"training": {"max_steps": 5, "batch_size": 1, "layer_decay": 1.5}},
+            "`training.layer_decay` must be above 0",
+        ),
+        ({"training": {"max_steps": 5, "batch_size": 1, "r_drop": -1}}, "`training.r_drop` must be at least 0"),
+        (
+            {"training": {"max_steps": 5, "batch_size": 1, "freeze": {"encoder": "never"}}},
+            "`training.freeze.encoder` must be optimizer steps, at least 1, or always, got 'never'",
+        ),
         ({"data": {"streaming": True}, "training": {"max_steps": 5, "max_tokens": 9}}, "Use batch_size"),
         ({"tokenizer": {"kind": "letters"}}, "`tokenizer.kind` must be one of bpe"),
         ({"tokenizer": {"target_kind": "word"}}, "`tokenizer.joint` is true"),

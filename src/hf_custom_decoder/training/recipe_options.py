@@ -175,6 +175,12 @@ class TrainingOptions:
     r_drop: float = _option(
         0.0, "Weight of the agreement of two dropout passes (R-Drop), about 5 in its paper; 0 means one pass."
     )
+    layer_decay: float | None = _option(
+        None, "Factor on the learning rate from each layer to the one below it, in encoder and decoder, up to 1."
+    )
+    freeze: dict[str, Any] = _option(
+        {}, "Parts of the model by name or pattern, such as {encoder: 1000}: steps until they are trained, or always."
+    )
 
     def __post_init__(self) -> None:
         _check_one_of(self, "training", "max_steps", "epochs")
@@ -194,6 +200,13 @@ class TrainingOptions:
                 raise ValueError(f"`training.{name}` must be above 0, got {getattr(self, name)}.")
         for name in ("warmup", "weight_decay", "clip_norm", "r_drop"):
             _check_at_least(f"training.{name}", getattr(self, name), 0)
+        if self.layer_decay is not None and not 0.0 < self.layer_decay <= 1.0:
+            raise ValueError(f"`training.layer_decay` must be above 0 and at most 1, got {self.layer_decay}.")
+        for name, steps in self.freeze.items():
+            if steps != "always" and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 1):
+                raise ValueError(
+                    f"`training.freeze.{name}` must be optimizer steps, at least 1, or always, got {steps!r}."
+                )
         if not 0.0 <= self.label_smoothing < 1.0:
             raise ValueError(f"`training.label_smoothing` must be from 0 to below 1, got {self.label_smoothing}.")
         if self.ema_decay is not None and not 0.0 < self.ema_decay < 1.0:

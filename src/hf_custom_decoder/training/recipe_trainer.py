@@ -12,6 +12,7 @@ from ..data.token_batches import TokenBatchSampler
 from ..evaluation.predictions import IGNORED_LABEL_ID
 from ..exact_evaluation import ExactEvaluationMixin
 from .added_loss import AddedLoss
+from .frozen_weights import FrozenWeights
 from .weight_averages import MovingAverage
 
 
@@ -25,6 +26,7 @@ class RecipeTrainer(ExactEvaluationMixin, Seq2SeqTrainer):
         batches ([`TokenBatchSampler`], *optional*): Of this process; without it (a stream) the Trainer makes batches.
         moving_average ([`MovingAverage`], *optional*): Its weights are the ones that `evaluate` measures.
         added_loss ([`AddedLoss`], *optional*): Calls the model in training; without it the model's loss is taken.
+        frozen ([`FrozenWeights`], *optional*): What is not trained from the first step on.
         kwargs: Of `Seq2SeqTrainer`.
     """
 
@@ -34,12 +36,14 @@ class RecipeTrainer(ExactEvaluationMixin, Seq2SeqTrainer):
         batches: TokenBatchSampler | None = None,
         moving_average: MovingAverage | None = None,
         added_loss: AddedLoss | None = None,
+        frozen: FrozenWeights | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self._batches = batches
         self._moving_average = moving_average
         self._added_loss = added_loss
+        self._frozen = frozen
         self._num_tokens = 0  # since the last log entry
         self._num_cells = 0
 
@@ -60,7 +64,10 @@ class RecipeTrainer(ExactEvaluationMixin, Seq2SeqTrainer):
     ) -> torch.Tensor:
         self._num_cells += inputs["input_ids"].numel() + inputs["labels"].numel()
         self._num_tokens += int(inputs["attention_mask"].sum()) + int((inputs["labels"] != IGNORED_LABEL_ID).sum())
-        return super().training_step(model, inputs, num_items_in_batch)
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if self._frozen is not None:
+            self._frozen.drop_gradients(self.state.global_step)
+        return loss
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         added = self._added_loss

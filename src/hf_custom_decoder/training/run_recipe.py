@@ -27,6 +27,7 @@ from ..evaluation.text_metrics import MAIN_SCORES, check_metric_packages, score_
 from ..hub.model_card import Measurement, write_model_card
 from .added_loss import AddedLoss
 from .early_stopping import EarlyStopping
+from .frozen_weights import FrozenWeights
 from .hardware import describe_hardware, limit_threads
 from .interruption import Interruption
 from .optimization import build_optimizer, build_schedule
@@ -157,6 +158,9 @@ class _Run:
             f"{type(self.model).__name__} with {self.model.num_parameters():,} parameters, "
             f"{len(self.tokenizers.target):,} target tokens"
         )
+        self.frozen = FrozenWeights(self.model, training.freeze) if training.freeze else None
+        if self.frozen is not None and self.frozen.num_frozen:
+            self.report(f"{self.frozen.num_frozen:,} of them are frozen for good.")
         if self.processes.is_main_process:
             remove_torn(self.folder.work)
         self.processes.wait_for_everyone()
@@ -315,6 +319,7 @@ class _Run:
             batches=self.batches,
             moving_average=self.moving_average,
             added_loss=self._added_loss(),
+            frozen=self.frozen,
             model=self.model,
             args=arguments,
             data_collator=PairCollator(_pad_token_id(self.tokenizers)),
