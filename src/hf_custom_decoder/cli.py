@@ -7,6 +7,7 @@ from pathlib import Path
 
 from transformers.utils.logging import disable_progress_bar
 
+from .cli_generated_pairs import GENERATED_PAIRS_OPTIONS, add_generated_pairs
 from .data.text_sources import read_sources
 from .evaluation.batched_generation import generate_texts
 from .evaluation.run_evaluation import evaluate_recipe, evaluation_recipe
@@ -27,7 +28,11 @@ EXIT_INTERRUPTED = 130
 USER_ERRORS = (ImportError, OSError, ValueError)
 """What the library raises for wrong arguments, missing files and missing packages."""
 
-OWN_OPTIONS = {"train": ("fresh",), "evaluate": ("model", "data", "predictions", "device", "trust_remote_code")}
+OWN_OPTIONS: dict[str, tuple[str, ...]] = {
+    "train": ("fresh",),
+    "evaluate": ("model", "data", "predictions", "device", "trust_remote_code"),
+    **GENERATED_PAIRS_OPTIONS,
+}
 """Options of the commands that take those of a recipe beside them."""
 
 
@@ -42,6 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_evaluate(commands)
     _add_generate(commands)
     _add_push(commands)
+    add_generated_pairs(commands, _print_line)
     return parser
 
 

@@ -116,7 +116,7 @@ def test_padding_of_targets_changes_nothing() -> None:
     model, batch = model_with("lstm_dot"), tiny_batch()
     longer = {**batch, "labels": torch.nn.functional.pad(batch["labels"], (0, 4), value=-100)}
     with scaled_rows(model, passes(3)):
-        losses = [AddedLoss(r_drop=ALPHA)(model, given)["loss"] for given in (batch, longer)]
+        losses = [AddedLoss(r_drop=ALPHA)(model, batch)["loss"] for given in (batch, longer)]
     torch.testing.assert_close(*losses, rtol=1e-12, atol=1e-12)
 
 
@@ -158,3 +158,47 @@ def test_models_of_others_give_all_logits() -> None:
     with scaled_rows(model, passes(3)):
         loss = AddedLoss(r_drop=ALPHA)(model, batch)["loss"]
     torch.testing.assert_close(loss, expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("decoder", ["transformer_default", "gru_everything"])
+@pytest.mark.parametrize("r_drop", [0.0, ALPHA])
+def test_a_teacher_is_its_equation(decoder: str, r_drop: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(added_loss, "CHUNK", 4)
+    weight, temperature = 0.3, 2.0
+    model, batch = model_with(decoder, label_smoothing=0.1), tiny_batch()
+    teacher = model_with("lstm_dot")
+    with torch.no_grad():
+        for parameter in teacher.parameters():
+            parameter.mul_(1.5)
+    labels, chosen = batch["labels"], batch["labels"] != -100
+    sources = {name: value for name, value in batch.items() if name != "labels"}
+    known = teacher(**sources, decoder_input_ids=teacher.prepare_decoder_input_ids_from_labels(labels)).logits[chosen]
+    parts = []
+    for factor in (1.0, SHRUNK) if r_drop else (1.0,):
+        with scaled_rows(model, torch.full((len(labels),), factor)):
+            guessed = model(**sources, decoder_input_ids=model.prepare_decoder_input_ids_from_labels(labels)).logits[
+                chosen
+            ]
+            told = kl_divergence(Categorical(logits=known / temperature), Categorical(logits=guessed / temperature))
+            parts.append((1 - weight) * model(**batch).loss + weight * temperature**2 * told.mean())
+    expected = torch.stack(parts).mean()
+    if r_drop:
+        with scaled_rows(model, passes(3)):
+            expected = expected + (
+                AddedLoss(r_drop=r_drop)(model, batch)["loss"] - AddedLoss(r_drop=1e-12)(model, batch)["loss"]
+            )
+    with scaled_rows(model, passes(3) if r_drop else torch.ones(3)):
+        loss = AddedLoss(r_drop=r_drop, teacher=teacher, weight=weight, temperature=temperature)(model, batch)["loss"]
+    torch.testing.assert_close(loss, expected, rtol=1e-9, atol=1e-9)
+    loss.backward()
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+    assert not teacher.training
+
+
+def test_a_model_that_is_its_own_teacher_learns_nothing_from_it() -> None:
+    model, batch = model_with("ssru"), tiny_batch()
+    added = AddedLoss(teacher=model_with("ssru"), weight=1.0)
+    loss = added(model, batch)["loss"]
+    loss.backward()
+    torch.testing.assert_close(loss.item(), 0.0, rtol=0, atol=1e-12)
+    assert all(gradient.abs().max() < 1e-12 for gradient in gradients(model).values())

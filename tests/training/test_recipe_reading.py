@@ -81,6 +81,9 @@ def test_the_command_line_wins(tmp_path: Path) -> None:
             {"training": {"max_steps": 5, "batch_size": 1, "layer_decay": 1.5}},
             "`training.layer_decay` must be above 0",
         ),
+        ({"training": {"max_steps": 5, "batch_size": 1, "teacher_weight": 0}}, "`training.teacher_weight` must be"),
+        ({"training": {"max_steps": 5, "batch_size": 1, "teacher_temperature": 0}}, "`training.teacher_temperature`"),
+        ({"tokenizer": {"tags": ["<BT>", "<BT>"]}}, "`tokenizer.tags` must be different texts"),
         ({"training": {"max_steps": 5, "batch_size": 1, "r_drop": -1}}, "`training.r_drop` must be at least 0"),
         (
             {"training": {"max_steps": 5, "batch_size": 1, "freeze": {"encoder": "never"}}},

@@ -74,6 +74,9 @@ class TokenizerOptions:
     )
     kind: str = _option("bpe", f"What to train: one of {', '.join(TOKENIZER_KINDS)}.")
     vocab_size: int = _option(10_000, "Most tokens, special ones included.")
+    tags: list[str] = _option(
+        [], "Special tokens of your own, such as '<BT>' before sources that a machine wrote; ids 4 and up."
+    )
     min_frequency: int = _option(2, "How often a piece, word or character must occur to be known.")
     split_punctuation: bool = _option(True, "Never let a piece of bpe or unigram cross from letters to punctuation.")
     joint: bool = _option(True, "One tokenizer for both sides; else one for each.")
@@ -86,6 +89,9 @@ class TokenizerOptions:
             _check_choice("tokenizer.target_kind", self.target_kind, TOKENIZER_KINDS)
         _check_at_least("tokenizer.vocab_size", self.vocab_size, 5)
         _check_at_least("tokenizer.min_frequency", self.min_frequency, 1)
+        for tag in self.tags:
+            if not tag or tag != tag.strip() or self.tags.count(tag) > 1:
+                raise ValueError(f"`tokenizer.tags` must be different texts, no blanks around them, got {self.tags}.")
         if self.joint and (self.target_kind is not None or self.target_vocab_size is not None):
             raise ValueError(
                 "`tokenizer.target_kind` and `tokenizer.target_vocab_size` belong to a tokenizer of the target alone, "
@@ -175,6 +181,11 @@ class TrainingOptions:
     r_drop: float = _option(
         0.0, "Weight of the agreement of two dropout passes (R-Drop), about 5 in its paper; 0 means one pass."
     )
+    teacher: str | None = _option(
+        None, "Folder or Hub name of a model with the same vocabulary whose distribution of every token is learnt too."
+    )
+    teacher_weight: float = _option(0.5, "Share of the teacher in the loss, above 0 up to 1; the rest is the labels'.")
+    teacher_temperature: float = _option(1.0, "What the logits of teacher and student are divided by before compared.")
     layer_decay: float | None = _option(
         None, "Factor on the learning rate from each layer to the one below it, in encoder and decoder, up to 1."
     )
@@ -202,6 +213,10 @@ class TrainingOptions:
             _check_at_least(f"training.{name}", getattr(self, name), 0)
         if self.layer_decay is not None and not 0.0 < self.layer_decay <= 1.0:
             raise ValueError(f"`training.layer_decay` must be above 0 and at most 1, got {self.layer_decay}.")
+        if not 0.0 < self.teacher_weight <= 1.0:
+            raise ValueError(f"`training.teacher_weight` must be above 0 and at most 1, got {self.teacher_weight}.")
+        if self.teacher_temperature <= 0:
+            raise ValueError(f"`training.teacher_temperature` must be above 0, got {self.teacher_temperature}.")
         for name, steps in self.freeze.items():
             if steps != "always" and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 1):
                 raise ValueError(

@@ -47,6 +47,7 @@ from .recipe_tokenizers import (
 )
 from .recipe_trainer import RecipeTrainer
 from .stop_on_request import StopOnRequest
+from .teacher import load_teacher
 from .training_budget import BudgetCallback, TrainingBudget
 from .weight_averages import MovingAverage, average_checkpoints, load_weights
 from .whole_checkpoints import WholeCheckpoints, remove_torn, step_of, whole_checkpoints
@@ -128,6 +129,7 @@ class _Run:
             pairs = read_pairs(data, "train", streaming=data.streaming, expand_targets=data.all_targets)
             checked = None if data.validation is None else read_pairs(data, "validation")
             self.tokenizers = self._tokenizers(pairs)
+            self.teacher = None if training.teacher is None else load_teacher(recipe, self.tokenizers)
             limits: dict[str, Any] = {
                 "max_source_length": data.max_source_length,
                 "max_target_length": data.max_target_length,
@@ -285,7 +287,14 @@ class _Run:
 
     def _added_loss(self) -> AddedLoss | None:
         training = self.recipe.training
-        return AddedLoss(r_drop=training.r_drop) if training.r_drop else None
+        if not training.r_drop and self.teacher is None:
+            return None
+        return AddedLoss(
+            r_drop=training.r_drop,
+            teacher=None if self.teacher is None else self.teacher.to(self.processes.device),
+            weight=training.teacher_weight,
+            temperature=training.teacher_temperature,
+        )
 
     def _trainer(self, callbacks: list[Any]) -> RecipeTrainer:
         training = self.recipe.training
