@@ -86,9 +86,7 @@ def train_recipe(recipe: Recipe, report: Report, *, fresh: bool = False) -> Path
     if recipe.training.device == "cpu":
         limit_threads()
     with processes.main_process_first():
-        if fresh and processes.is_main_process:
-            RecipeFolder.forget_output(recipe)
-        folder = RecipeFolder(recipe)
+        folder = RecipeFolder(recipe, fresh=fresh)
         if not folder.is_finished and processes.is_main_process:
             folder.start(recipe)
     if folder.is_finished:
@@ -229,7 +227,7 @@ class _Run:
             validation=validation,
         )
         if self.processes.is_main_process:
-            with self.folder.whole(self.folder.output) as partial:
+            with self.folder.whole(self.folder.finished) as partial:
                 self.model.eval().save_pretrained(partial)
                 save_tokenizers(self.tokenizers, partial)
                 write_text(partial / RECIPE_FILE, recipe_to_yaml(self.recipe))
@@ -237,7 +235,7 @@ class _Run:
                 write_json(partial / RESULTS_FILE, asdict(results))
                 card = recipe_card(self.recipe, results, measurements, is_joint=self.tokenizers.is_joint)
                 write_model_card(partial, card)
-            self.folder.close()
+            self.folder.publish(self.folder.finished)
         self.processes.wait_for_everyone()
         for name, value in validation.items():
             self.report(f"{name}: {value:.3f} on validation")
