@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForSeq2SeqLM, PreTrainedModel
 
 from ..data.pair_encoding import PairTokenizers
 from ..models.configuration_custom_seq2seq import OWN_ENCODER_CONFIGS, CustomSeq2SeqConfig
@@ -69,6 +69,22 @@ def build_recipe_model(recipe: Recipe, tokenizers: PairTokenizers) -> PreTrained
     check_positions(recipe, model, "model")
     _set_search(recipe, model)
     return model.train()
+
+
+def check_pretrained(recipe: Recipe) -> None:
+    """Raises an `OSError` if a pretrained part cannot be read, before any work is done."""
+    for option in ("pretrained", "pretrained_encoder"):
+        name = getattr(recipe.model, option)
+        if name is None:
+            continue
+        try:
+            AutoConfig.from_pretrained(name)
+        except OSError as error:
+            raise FileNotFoundError(
+                f"`model.{option}` must be a folder written by `save_pretrained` or the name of a repository on the "
+                f"Hub; {name!r} could not be read ({str(error).strip().splitlines()[0]}). Without a network (or with "
+                "HF_HUB_OFFLINE=1) only models that were read before are there."
+            ) from error
 
 
 def _vocabulary(tokenizer: Any) -> dict[str, Any]:

@@ -28,13 +28,14 @@ from ..hub.model_card import Measurement, write_model_card
 from .added_loss import AddedLoss
 from .early_stopping import EarlyStopping
 from .frozen_weights import FrozenWeights
+from .full_disk import naming_a_full_disk
 from .hardware import describe_hardware, limit_threads
 from .interruption import Interruption
 from .optimization import build_optimizer, build_schedule
 from .progress_bar import BudgetProgressBar
 from .recipe_card import recipe_card
 from .recipe_folder import RECIPE_FILE, RESULTS_FILE, RecipeFolder
-from .recipe_model import build_recipe_model
+from .recipe_model import build_recipe_model, check_pretrained
 from .recipe_options import Recipe
 from .recipe_reading import recipe_to_yaml
 from .recipe_results import RecipeResults
@@ -75,7 +76,7 @@ def train_recipe(recipe: Recipe, report: Report, *, fresh: bool = False) -> Path
         ImportError: If a package is missing.
         OSError: If data or a pretrained model cannot be read.
         ValueError: If the recipe does not fit its data or its model, or the output folder is another run's.
-        KeyboardInterrupt: After Ctrl-C, when the state is saved.
+        KeyboardInterrupt: After Ctrl-C or SIGTERM, when the state is saved.
     """
     check_training_packages(recipe)
     from accelerate import PartialState
@@ -93,9 +94,10 @@ def train_recipe(recipe: Recipe, report: Report, *, fresh: bool = False) -> Path
         report(f"{recipe.output} is finished. Use --fresh to train it again.")
         return folder.output
     run = _Run(recipe, folder, processes, report)
-    run.prepare()
-    run.train()
-    run.finish()
+    with naming_a_full_disk(folder.work, run.keep_whole):
+        run.prepare()
+        run.train()
+        run.finish()
     return folder.output
 
 
@@ -120,14 +122,27 @@ class _Run:
         self.processes = processes
         self.report = report
 
+    def keep_whole(self) -> str:
+        """Removes what is torn, and says what a failed run can go on from."""
+        if self.processes.is_main_process:
+            remove_torn(self.folder.work)
+        whole = whole_checkpoints(self.folder.work, self.report)
+        return f"Kept: the checkpoint after {step_of(whole[-1]):,} steps." if whole else "No step was kept yet."
+
     def prepare(self) -> None:
         """Reads and encodes the data, builds the model, and finds the checkpoint to go on from."""
         recipe, data, training = self.recipe, self.recipe.data, self.recipe.training
+        check_pretrained(recipe)
+        name = existing_tokenizer_name(recipe)
+        existing = None if name is None else take_existing(recipe, name)
         with self.processes.main_process_first():
             pairs = read_pairs(data, "train", streaming=data.streaming, expand_targets=data.all_targets)
             checked = None if data.validation is None else read_pairs(data, "validation")
-            self.tokenizers = self._tokenizers(pairs)
-            self.teacher = None if training.teacher is None else load_teacher(recipe, self.tokenizers)
+            self.tokenizers = self._trained_tokenizers(pairs) if existing is None else existing
+        set_seed(training.seed)
+        self.model = build_recipe_model(recipe, self.tokenizers)  # what does not fit is refused before the long work
+        self.teacher = None if training.teacher is None else load_teacher(recipe, self.tokenizers)
+        with self.processes.main_process_first():
             limits: dict[str, Any] = {
                 "max_source_length": data.max_source_length,
                 "max_target_length": data.max_target_length,
@@ -152,8 +167,6 @@ class _Run:
                 f"{len(self.train_pairs):,} training pairs ({dropped:,} too long), padding "
                 f"{100.0 * self.batches.padding_share():.1f} %, {self.max_steps:,} steps"
             )
-        set_seed(training.seed)
-        self.model = build_recipe_model(recipe, self.tokenizers)
         self.report(
             f"{type(self.model).__name__} with {self.model.num_parameters():,} parameters, "
             f"{len(self.tokenizers.target):,} target tokens"
@@ -241,11 +254,8 @@ class _Run:
             self.report(f"{name}: {value:.3f} on validation")
         self.report(f"The model is in {self.recipe.output}.")
 
-    def _tokenizers(self, pairs: Any) -> PairTokenizers:
-        """Takes the existing tokenizer, that of the interrupted run, or trains one; the first process writes it."""
-        name = existing_tokenizer_name(self.recipe)
-        if name is not None:
-            return take_existing(self.recipe, name)
+    def _trained_tokenizers(self, pairs: Any) -> PairTokenizers:
+        """Takes the tokenizer of the interrupted run, or trains one; the first process writes it."""
         if not self.folder.tokenizer.is_dir():
             self.report("Training the tokenizer.")
             with self.folder.whole(self.folder.tokenizer) as partial:

@@ -1,4 +1,4 @@
-"""Ctrl-C ends a run after the running step, with a checkpoint."""
+"""Ctrl-C or termination ends a run after the running step, with a checkpoint."""
 
 from typing import Any
 
