@@ -74,6 +74,11 @@ def test_the_command_line_wins(tmp_path: Path) -> None:
             {"training": {"max_steps": 5, "batch_size": 1, "ema_decay": 0.9, "average_last": 2}},
             "`training.average_last` = 2 and `training.ema_decay`",
         ),
+        (
+            {"training": {"max_steps": 5, "batch_size": 1, "average_best": 2, "average_last": 2}},
+            "`training.average_last` = 2 and `training.average_best`",
+        ),
+        ({"training": {"max_steps": 5, "batch_size": 1, "average_best": 2}}, "need validation data"),
         ({"training": {"max_steps": 5, "batch_size": 1, "patience": 2}}, "need validation data"),
         ({"training": {"max_steps": 5, "batch_size": 1, "metric": "blue"}}, "`training.metric` must be one of bleu"),
         ({"training": {"max_steps": 5, "batch_size": 1, "label_smoothing": 1}}, "`training.label_smoothing` must be"),
@@ -83,6 +88,7 @@ def test_the_command_line_wins(tmp_path: Path) -> None:
         ),
         ({"training": {"max_steps": 5, "batch_size": 1, "teacher_weight": 0}}, "`training.teacher_weight` must be"),
         ({"training": {"max_steps": 5, "batch_size": 1, "teacher_temperature": 0}}, "`training.teacher_temperature`"),
+        ({"training": {"max_steps": 5, "batch_size": 1, "source_drop": 1}}, "`training.source_drop` must be from 0"),
         ({"tokenizer": {"tags": ["<BT>", "<BT>"]}}, "`tokenizer.tags` must be different texts"),
         ({"training": {"max_steps": 5, "batch_size": 1, "r_drop": -1}}, "`training.r_drop` must be at least 0"),
         (

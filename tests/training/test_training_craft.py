@@ -1,5 +1,6 @@
 """What training may be told beside the loss: whole runs, killed ones, and two processes."""
 
+import json
 import os
 import signal
 import subprocess
@@ -12,7 +13,9 @@ import torch
 from safetensors.torch import load_file
 
 from hf_custom_decoder.cli import main
+from hf_custom_decoder.training.recipe_folder import RecipeFolder
 from hf_custom_decoder.training.recipe_reading import recipe_from_dict
+from hf_custom_decoder.training.recipe_trainer import RecipeTrainer
 from hf_custom_decoder.training.run_recipe import train_recipe
 from tests.tiny_recipes import tiny_recipe, write_recipe
 
@@ -65,6 +68,9 @@ def craft(teacher: Path) -> dict[str, Any]:
         "training__freeze": {"encoder": 9, "decoder.layers.0.self_attn": "always"},
         "training__label_smoothing": 0.1,
         "training__ema_decay": 0.9,
+        "training__source_drop": 0.2,
+        "training__source_shuffle": 2,
+        "training__target_hide": 0.2,
         "data__validation": None,
     }
 
@@ -110,6 +116,39 @@ def test_two_processes_equal_one_that_accumulates(teacher: Path, tmp_path: Path)
     both, single = (load_file(tmp_path / name / "model.safetensors") for name in ("run", "alone"))
     for name, weight in single.items():
         torch.testing.assert_close(both[name], weight, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("stopped_in_step", [0, 4, 7])
+def test_the_mean_of_the_best(tmp_path: Path, stopped_in_step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    changes = {"training__average_best": 2, "training__save_steps": 2, "training__keep_checkpoints": 9}
+    recipe = recipe_from_dict(tiny_recipe(tmp_path, **changes, training__learning_rate=0.3))
+    monkeypatch.setattr(RecipeFolder, "close", lambda folder: None)
+    calls, original = [], RecipeTrainer.training_step
+
+    def counted(*args: Any, **kwargs: Any) -> torch.Tensor:
+        calls.append(0)
+        if len(calls) == stopped_in_step:
+            raise KeyboardInterrupt
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(RecipeTrainer, "training_step", counted)
+    if stopped_in_step:
+        with pytest.raises(KeyboardInterrupt):
+            train_recipe(recipe, lambda text: None)
+    folder = train_recipe(recipe, lambda text: None)
+    log = json.loads((folder / "training_log.json").read_text())
+    losses = {entry["step"]: entry["eval_loss"] for entry in log if "eval_loss" in entry}
+    assert list(losses) == [2, 4, 6, 8, 10]
+    first, second = sorted(losses, key=lambda step: losses[step])[:2]
+    assert {first, second} != {8, 10}  # or it would be the mean of the last
+    work = tmp_path / "run.training"
+    assert {path.name for path in (work / "best").iterdir()} == {f"step-{first}", f"step-{second}"}
+    steps = [load_file(work / f"step-{step}" / "model.safetensors") for step in (first, second)]
+    final = load_file(folder / "model.safetensors")
+    for name, weight in final.items():
+        torch.testing.assert_close(weight, (steps[0][name] + steps[1][name]) / 2, rtol=1e-6, atol=1e-7)
+    results = json.loads((folder / "training_results.json").read_text())
+    assert results["final_weights"] == f"mean of the best eval_loss, steps {first}, {second}"
 
 
 @pytest.mark.parametrize(

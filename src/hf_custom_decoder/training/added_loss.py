@@ -110,7 +110,8 @@ class AddedLoss:
         """The teacher's logits at label positions, `(N, V)`."""
         teacher: Any = self._teacher
         labels = inputs["labels"]
-        sources = {name: value for name, value in inputs.items() if name not in ("labels", "num_items_in_batch")}
+        of_student = ("labels", "num_items_in_batch", "decoder_input_ids")
+        sources = {name: value for name, value in inputs.items() if name not in of_student}
         decoder_input_ids = teacher.prepare_decoder_input_ids_from_labels(labels)
         outputs = teacher(**sources, decoder_input_ids=decoder_input_ids, use_cache=False)
         return _at_labels(outputs.logits, labels)

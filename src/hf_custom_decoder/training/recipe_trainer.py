@@ -13,6 +13,7 @@ from ..evaluation.predictions import IGNORED_LABEL_ID
 from ..exact_evaluation import ExactEvaluationMixin
 from .added_loss import AddedLoss
 from .frozen_weights import FrozenWeights
+from .token_noise import TokenNoise
 from .weight_averages import MovingAverage
 
 
@@ -27,6 +28,7 @@ class RecipeTrainer(ExactEvaluationMixin, Seq2SeqTrainer):
         moving_average ([`MovingAverage`], *optional*): Its weights are the ones that `evaluate` measures.
         added_loss ([`AddedLoss`], *optional*): Calls the model in training; without it the model's loss is taken.
         frozen ([`FrozenWeights`], *optional*): What is not trained from the first step on.
+        noise ([`TokenNoise`], *optional*): What batches go through before the model sees them.
         kwargs: Of `Seq2SeqTrainer`.
     """
 
@@ -37,6 +39,7 @@ class RecipeTrainer(ExactEvaluationMixin, Seq2SeqTrainer):
         moving_average: MovingAverage | None = None,
         added_loss: AddedLoss | None = None,
         frozen: FrozenWeights | None = None,
+        noise: TokenNoise | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -44,6 +47,8 @@ class RecipeTrainer(ExactEvaluationMixin, Seq2SeqTrainer):
         self._moving_average = moving_average
         self._added_loss = added_loss
         self._frozen = frozen
+        self._noise = noise
+        self._place = (-1, 0)  # optimizer steps that are done, and batches of the running one
         self._num_tokens = 0  # since the last log entry
         self._num_cells = 0
 
@@ -62,12 +67,21 @@ class RecipeTrainer(ExactEvaluationMixin, Seq2SeqTrainer):
     def training_step(
         self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
     ) -> torch.Tensor:
+        if self._noise is not None:
+            inputs = self._noise(inputs, self._number_of_batch(), model)
         self._num_cells += inputs["input_ids"].numel() + inputs["labels"].numel()
         self._num_tokens += int(inputs["attention_mask"].sum()) + int((inputs["labels"] != IGNORED_LABEL_ID).sum())
         loss = super().training_step(model, inputs, num_items_in_batch)
         if self._frozen is not None:
             self._frozen.drop_gradients(self.state.global_step)
         return loss
+
+    def _number_of_batch(self) -> int:
+        """Counts as one process that sees all batches of the run would."""
+        step, batch = self._place
+        self._place = (self.state.global_step, batch + 1 if step == self.state.global_step else 0)
+        first = self.state.global_step * self.args.gradient_accumulation_steps
+        return (first + self._place[1]) * self.args.world_size + self.args.process_index
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         added = self._added_loss

@@ -49,6 +49,7 @@ from .recipe_tokenizers import (
 from .recipe_trainer import RecipeTrainer
 from .stop_on_request import StopOnRequest
 from .teacher import load_teacher
+from .token_noise import build_noise
 from .training_budget import BudgetCallback, TrainingBudget
 from .weight_averages import MovingAverage, average_checkpoints, load_weights
 from .whole_checkpoints import WholeCheckpoints, remove_torn, step_of, whole_checkpoints
@@ -282,7 +283,7 @@ class _Run:
 
     def _early_stopping(self) -> EarlyStopping | None:
         training = self.recipe.training
-        if training.patience is None:
+        if training.patience is None and training.average_best == 1:
             return None
         metric = training.metric
         return EarlyStopping(
@@ -291,6 +292,7 @@ class _Run:
             patience=training.patience,
             best=self.folder.best,
             save=lambda path: self.model.save_pretrained(path),
+            keep=training.average_best,
         )
 
     def _added_loss(self) -> AddedLoss | None:
@@ -337,6 +339,7 @@ class _Run:
             moving_average=self.moving_average,
             added_loss=self._added_loss(),
             frozen=self.frozen,
+            noise=build_noise(training, self.tokenizers),
             model=self.model,
             args=arguments,
             data_collator=PairCollator(_pad_token_id(self.tokenizers)),
@@ -381,9 +384,11 @@ class _Run:
 
     def _take_final_weights(self) -> str:
         training = self.recipe.training
-        if self.early_stopping is not None and self.folder.best.is_dir():
-            load_weights(self.model, average_checkpoints([self.folder.best]))
-            return f"best {self.early_stopping.name}"
+        best = self.early_stopping
+        if best is not None and (folders := best.best_folders(self.trainer.state.log_history)):
+            load_weights(self.model, average_checkpoints(folders))
+            steps = ", ".join(str(step_of(folder)) for folder in folders)
+            return f"best {best.name}" if best.keep == 1 else f"mean of the best {best.name}, steps {steps}"
         if training.average_last > 1:
             chosen = whole_checkpoints(self.folder.work, self.report)[-training.average_last :]
             load_weights(self.model, average_checkpoints(chosen))
