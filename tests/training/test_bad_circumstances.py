@@ -73,6 +73,27 @@ def test_a_signal_leaves_a_whole_checkpoint(
     assert_equal(tmp_path / "run", uninterrupted)
 
 
+def test_one_of_two_processes_is_terminated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Both stop after the same step, the first that is divisible by ten."""
+    script = tmp_path / "train.py"
+    script.write_text(SIGNALLED_IN_THE_FIFTH_STEP.replace("calls == 5", 'calls == 13 and os.environ["RANK"] == "1"'))
+    recipe = write_recipe(tmp_path, training__max_steps=25, training__save_steps=100, data__validation=None)
+    launched = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
+        + [str(script), "train", str(recipe)],
+        env={**os.environ, "NUMBER": "SIGTERM"},
+        capture_output=True,
+        check=False,
+    )
+    assert launched.returncode != 0
+    assert "goes on where it stopped" in launched.stdout.decode(), launched.stderr.decode()[-2000:]
+    (checkpoint,) = (tmp_path / "run.training").glob("step-*")
+    assert checkpoint.name == "step-20"
+    assert damage(checkpoint) is None
+    assert main(["train", str(recipe)]) == 0
+    assert "Going on after 20 of 25 steps" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("largest", "written_before", "never_begun"),
     [
@@ -207,6 +228,7 @@ def test_a_pretrained_encoder(tmp_path: Path, bert: Path) -> None:
     ("changes", "message"),
     [
         ({"tokenizer__special_tokens": {}}, "must have a eos_token, found none"),
+        ({"training__freeze": {"encodr": 5}}, "'encodr' matches none. Near it are encoder"),
         (
             {"data__max_source_length": 24},
             "`data.max_source_length` must be within the positions of the model's encoder",

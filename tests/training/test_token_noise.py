@@ -3,9 +3,14 @@
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast
 
-from hf_custom_decoder.training.token_noise import TokenNoise
+from hf_custom_decoder.data.pair_encoding import PairTokenizers
+from hf_custom_decoder.training.recipe_reading import recipe_from_dict
+from hf_custom_decoder.training.token_noise import TokenNoise, build_noise
 from tests.factories import tiny_batch, tiny_seq2seq
 
 END, TAG, HIDDEN = 2, 4, 3
@@ -90,3 +95,18 @@ def test_the_number_decides_alone() -> None:
     assert torch.equal(first["input_ids"], again["input_ids"])
     assert sources(first) != sources(second)
     assert sources(first) != sources(noise(source_drop=0.3, source_shuffle=2, seed=6)(numbered(5, 20), 7))
+
+
+def test_what_stands_for_a_hidden_token() -> None:
+    words = Tokenizer(models.WordLevel({"[PAD]": 0, "[END]": 1, "[MASK]": 2, "a": 3}, unk_token="a"))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, pad_token="[PAD]", eos_token="[END]")
+    training = recipe_from_dict({"training": {"max_steps": 1, "batch_size": 1, "target_hide": 0.9}}).training
+    with pytest.raises(ValueError, match="`training.target_hide` needs an unknown or a mask token"):
+        build_noise(training, PairTokenizers(tokenizer, tokenizer))
+    tokenizer.mask_token = "[MASK]"
+    built = build_noise(training, PairTokenizers(tokenizer, tokenizer))
+    assert built is not None
+    inputs = built(tiny_batch(), 0, tiny_seq2seq())["decoder_input_ids"]
+    assert (inputs[0] == 2).sum() > 2
+    training.target_hide = 0.0
+    assert build_noise(training, PairTokenizers(tokenizer, tokenizer)) is None

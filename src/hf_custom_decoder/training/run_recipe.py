@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
@@ -142,6 +141,8 @@ class _Run:
             self.tokenizers = self._trained_tokenizers(pairs) if existing is None else existing
         set_seed(training.seed)
         self.model = build_recipe_model(recipe, self.tokenizers)  # what does not fit is refused before the long work
+        self.frozen = FrozenWeights(self.model, training.freeze) if training.freeze else None
+        self.noise = build_noise(training, self.tokenizers)
         self.teacher = None if training.teacher is None else load_teacher(recipe, self.tokenizers)
         with self.processes.main_process_first():
             limits: dict[str, Any] = {
@@ -172,7 +173,6 @@ class _Run:
             f"{type(self.model).__name__} with {self.model.num_parameters():,} parameters, "
             f"{len(self.tokenizers.target):,} target tokens"
         )
-        self.frozen = FrozenWeights(self.model, training.freeze) if training.freeze else None
         if self.frozen is not None and self.frozen.num_frozen:
             self.report(f"{self.frozen.num_frozen:,} of them are frozen for good.")
         if self.processes.is_main_process:
@@ -198,12 +198,9 @@ class _Run:
             add=self._add_to_checkpoint,
             wait=self.processes.wait_for_everyone if self.processes.num_processes > 1 else None,
         )
-        with ExitStack() as stack:
-            interruption = None
-            callbacks: list[Any] = [BudgetCallback(self.budget)]
-            if self.processes.num_processes == 1:  # several would stop at different steps
-                interruption = stack.enter_context(Interruption())
-                callbacks.append(StopOnRequest(interruption))
+        with Interruption() as interruption:
+            stop = StopOnRequest(interruption)
+            callbacks: list[Any] = [BudgetCallback(self.budget), stop]
             if self.moving_average is not None:
                 callbacks.append(self.moving_average)
             if self.early_stopping is not None:
@@ -216,7 +213,7 @@ class _Run:
                 self._load_finished(newest)
             else:
                 self.trainer.train(resume_from_checkpoint=None if newest is None else str(newest))
-            if interruption is not None and interruption.is_requested and not self._is_complete():
+            if stop.has_stopped and not self._is_complete():
                 raise KeyboardInterrupt
         self.processes.wait_for_everyone()
 
@@ -339,7 +336,7 @@ class _Run:
             moving_average=self.moving_average,
             added_loss=self._added_loss(),
             frozen=self.frozen,
-            noise=build_noise(training, self.tokenizers),
+            noise=self.noise,
             model=self.model,
             args=arguments,
             data_collator=PairCollator(_pad_token_id(self.tokenizers)),
