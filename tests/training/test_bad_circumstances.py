@@ -248,6 +248,44 @@ def test_an_encoder_that_does_not_fit(
     assert "tokenizing" not in told  # the long work has not begun
 
 
+STAND_IN_FOR_TENSORBOARD = """
+from pathlib import Path
+class SummaryWriter:
+    def __init__(self, log_dir):
+        self.file = Path(log_dir) / "events.txt"
+        self.file.parent.mkdir(parents=True)
+    def add_scalar(self, name, value, step):
+        with self.file.open("a") as stream:
+            stream.write(f"{name} {step}\\n")
+    def add_text(self, *args): pass
+    def flush(self): pass
+    def close(self): pass
+"""
+
+
+def test_reports_stay_with_the_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    packages = tmp_path / "packages"
+    for name, content in {"tensorboard": "raise ImportError", "tensorboardX": STAND_IN_FOR_TENSORBOARD}.items():
+        (packages / name).mkdir(parents=True)
+        (packages / name / "__init__.py").write_text(content)
+    recipe = write_recipe(tmp_path, training__report_to="tensorboard")
+    done = subprocess.run(
+        [sys.executable, "-m", "hf_custom_decoder", "train", str(recipe)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(packages), *sys.path])},
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr.decode()[-2000:]
+    (events,) = (tmp_path / "run" / "runs").rglob("events.txt")
+    assert {"train/loss 2", "train/padding_share 10", "eval/loss 8"} <= set(events.read_text().splitlines())
+
+
+def test_reporters_that_are_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", str(write_recipe(tmp_path)), "--report_to", "[none, tensorbord]"]) == 2
+    assert "`training.report_to` must be none or reporters whose packages are installed" in capsys.readouterr().err
+    assert not (tmp_path / "run.training").exists()
+
+
 @pytest.mark.parametrize("option", ["pretrained", "pretrained_encoder"])
 def test_a_model_of_the_hub_without_a_network(tmp_path: Path, option: str, capsys: pytest.CaptureFixture[str]) -> None:
     changes = {f"model__{option}": "nobody/nothing", "data__train": "missing.jsonl"}

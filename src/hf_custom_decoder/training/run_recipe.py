@@ -1,6 +1,7 @@
 """A recipe from text to a finished folder: read, tokenize, train or go on, measure, publish."""
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict
 from importlib.util import find_spec
@@ -14,6 +15,7 @@ from transformers import (
     TrainerState,
     set_seed,
 )
+from transformers.integrations.integration_utils import get_available_reporting_integrations
 
 from ..atomic_files import write_json, write_text
 from ..data.pair_collator import PairCollator
@@ -55,6 +57,8 @@ from .whole_checkpoints import WholeCheckpoints, remove_torn, step_of, whole_che
 
 Report = Callable[[str], None]
 LOG_FILE = "training_log.json"
+REPORTS = "runs"
+"""Where TensorBoard's reporter writes; the Hub shows a folder of this name."""
 _BUDGET_FILE = "training_budget.json"
 _STATE_FILE = "trainer_state.json"
 
@@ -111,6 +115,14 @@ def check_training_packages(recipe: Recipe) -> None:
         )
     if recipe.training.metric is not None:
         check_metric_packages([recipe.training.metric])
+    reporters = recipe.training.report_to
+    available = get_available_reporting_integrations()
+    for name in reporters if isinstance(reporters, list) else [reporters or "none"]:
+        if name not in ("none", "all", *available):
+            raise ImportError(
+                f"`training.report_to` must be none or reporters whose packages are installed ("
+                f"{', '.join(available) or 'none is'}), got {name!r}. Install its package, or leave it out."
+            )
 
 
 class _Run:
@@ -243,6 +255,8 @@ class _Run:
                 save_tokenizers(self.tokenizers, partial)
                 write_text(partial / RECIPE_FILE, recipe_to_yaml(self.recipe))
                 write_json(partial / LOG_FILE, state.log_history)
+                if (self.folder.work / REPORTS).is_dir():
+                    shutil.copytree(self.folder.work / REPORTS, partial / REPORTS)
                 write_json(partial / RESULTS_FILE, asdict(results))
                 card = recipe_card(self.recipe, results, measurements, is_joint=self.tokenizers.is_joint)
                 write_model_card(partial, card)
