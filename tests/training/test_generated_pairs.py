@@ -50,7 +50,10 @@ def upper(batches: list[list[str]], stop_after: int | None = None) -> Any:
 
 @pytest.mark.parametrize("stop_after", [0, 3, 7])
 def test_outputs_go_on_with_whole_batches(tmp_path: Path, stop_after: int) -> None:
-    partial, whole, before, after = tmp_path / "kept", [], [], []  # type: ignore[var-annotated]
+    partial = tmp_path / "kept"
+    whole: list[list[str]] = []
+    before: list[list[str]] = []
+    after: list[list[str]] = []
     expected = kept_outputs(TEXTS, upper(whole), tmp_path / "other", settings={"beams": 2}, batch_size=3)
     assert expected == [text.upper() for text in TEXTS]
     assert [len(text) for batch in whole for text in batch] == sorted(map(len, TEXTS), reverse=True)
