@@ -9,6 +9,7 @@ from pathlib import Path
 from transformers.utils.logging import disable_progress_bar
 
 from .atomic_files import write_json
+from .cli_generated_pairs import GENERATED_PAIRS_OPTIONS, add_generated_pairs
 from .data.text_sources import read_sources
 from .doctor import CHECK_NAMES, examine
 from .evaluation.batched_generation import generate_texts
@@ -33,8 +34,12 @@ EXIT_INTERRUPTED = 130
 USER_ERRORS = (ImportError, OSError, ValueError)
 """What the library raises for wrong arguments, missing files and missing packages."""
 
-OWN_OPTIONS = {"train": ("fresh",), "evaluate": ("model", "data", "predictions", "device", "trust_remote_code")}
-OWN_OPTIONS["doctor"] = ("json", "skip", "trust_remote_code")
+OWN_OPTIONS: dict[str, tuple[str, ...]] = {
+    "train": ("fresh",),
+    "evaluate": ("model", "data", "predictions", "device", "trust_remote_code"),
+    "doctor": ("json", "skip", "trust_remote_code"),
+    **GENERATED_PAIRS_OPTIONS,
+}
 """Options of the commands that take those of a recipe beside them."""
 
 
@@ -51,6 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_push(commands)
     _add_doctor(commands)
     _add_compare(commands)
+    add_generated_pairs(commands, _print_line)
     return parser
 
 

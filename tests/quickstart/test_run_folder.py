@@ -14,7 +14,7 @@ def finish(folder: RunFolder, content: str = "{}") -> None:
     with folder.new_trained_folder() as temporary:
         (temporary / "config.json").write_text("{}")
         (temporary / "results.json").write_text(content)
-    folder.publish()
+    folder.publish(folder.trained)
 
 
 def test_output_appears_when_published(tmp_path: Path) -> None:
@@ -57,6 +57,48 @@ def test_files_of_others_are_never_touched(tmp_path: Path, fresh: bool) -> None:
     with pytest.raises(ValueError, match="`output` must be a new folder or that of an earlier quickstart"):
         RunFolder(tmp_path, FINGERPRINT, fresh=fresh)
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_a_folder_beside_the_output_that_is_no_run_is_left_alone(tmp_path: Path, fresh: bool) -> None:
+    notes = tmp_path / "out.training" / "thesis.txt"
+    notes.parent.mkdir()
+    notes.write_text("years of work")
+    with pytest.raises(ValueError, match=r"leave room for its working folder, but .*out\.training holds other files"):
+        RunFolder(tmp_path / "out", FINGERPRINT, fresh=fresh)
+    assert [path.name for path in notes.parent.iterdir()] == ["thesis.txt"]
+    notes.unlink()
+    RunFolder(tmp_path / "out", FINGERPRINT, fresh=fresh)
+
+
+def test_an_interrupted_fresh_run_goes_on_although_the_old_result_is_there(tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    finish(RunFolder(output, FINGERPRINT, fresh=False), '{"run": 1}')
+    (RunFolder(output, FINGERPRINT, fresh=True).work / "step-5").mkdir()
+    folder = RunFolder(output, FINGERPRINT, fresh=False)
+    assert not folder.is_finished
+    assert (folder.work / "step-5").exists()
+
+
+def test_a_torn_removal_is_known_as_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    output = tmp_path / "out"
+    folder = RunFolder(output, FINGERPRINT, fresh=False)
+    for name in ("step-5", "step-6"):
+        (folder.work / name).mkdir()
+    removed: list[Any] = []
+
+    def tear(path: Any) -> None:
+        if removed:
+            raise KeyboardInterrupt
+        removed.append(path)
+        path.rmdir()
+
+    monkeypatch.setattr("hf_custom_decoder.training.work_folder.shutil.rmtree", tear)
+    with pytest.raises(KeyboardInterrupt):
+        folder.clear()
+    monkeypatch.undo()
+    folder = RunFolder(output, FINGERPRINT, fresh=True)
+    assert [path.name for path in folder.work.iterdir()] == ["settings.json"]
 
 
 def test_file_is_no_folder(tmp_path: Path) -> None:

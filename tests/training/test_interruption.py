@@ -8,31 +8,34 @@ import pytest
 from hf_custom_decoder.training.interruption import Interruption
 
 
-def test_first_signal_is_a_request() -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_first_signal_is_a_request(number: signal.Signals) -> None:
     with Interruption() as interruption:
         assert not interruption.is_requested
-        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(number)
         assert interruption.is_requested
 
 
-def test_second_signal_interrupts() -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_second_signal_interrupts(number: signal.Signals) -> None:
     with Interruption():
-        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(number)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
 
 
 def test_handler_is_given_back_even_after_an_error() -> None:
-    before = signal.getsignal(signal.SIGINT)
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.getsignal(number) for number in numbers]
 
     def fail() -> None:
         with Interruption():
-            assert signal.getsignal(signal.SIGINT) != before
+            assert all(signal.getsignal(number) != old for number, old in zip(numbers, before, strict=True))
             raise RuntimeError("a fault")
 
     with pytest.raises(RuntimeError, match="a fault"):
         fail()
-    assert signal.getsignal(signal.SIGINT) == before
+    assert [signal.getsignal(number) for number in numbers] == before
 
 
 def test_other_threads_leave_the_handler_alone() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
@@ -264,6 +265,55 @@ def test_foreign_files_are_left_alone(tmp_path: Path, capsys: pytest.CaptureFixt
         assert main(["train", str(write_recipe(tmp_path)), *flag]) == 2
         assert "holds other files" in capsys.readouterr().err
     assert (tmp_path / "run" / "thesis.txt").read_text() == "years of work"
+
+
+@pytest.mark.parametrize("flag", [[], ["--fresh"]], ids=["continued", "fresh"])
+def test_a_folder_beside_the_output_that_is_no_run_is_left_alone(
+    tmp_path: Path, flag: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    notes = tmp_path / "run.training" / "notes" / "thesis.txt"
+    notes.parent.mkdir(parents=True)
+    notes.write_text("years of work")
+    assert main(["train", str(write_recipe(tmp_path)), *flag]) == 2
+    assert "run.training holds other files" in capsys.readouterr().err
+    assert [path for path in (tmp_path / "run.training").rglob("*") if path.is_file()] == [notes]
+
+
+def test_fresh_keeps_the_old_result_until_the_new_one_is_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = write_recipe(tmp_path)
+    assert main(["train", str(recipe), "--max_steps", "2"]) == 0
+    weights = tmp_path / "run" / "model.safetensors"
+    old = weights.read_bytes()
+
+    def stop(text: str) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hf_custom_decoder.training.run_recipe.write_model_card", lambda *a: stop(""))
+        assert main(["train", str(recipe), "--max_steps", "3", "--fresh"]) == 130
+    assert weights.read_bytes() == old
+    capsys.readouterr()
+    assert main(["train", str(recipe), "--max_steps", "3"]) == 0  # without --fresh it goes on
+    assert "Going on after 3 of 3 steps" in capsys.readouterr().out
+    assert weights.read_bytes() != old
+    assert json.loads((tmp_path / "run" / "training_results.json").read_text())["num_steps"] == 3
+    assert not (tmp_path / "run.training").exists()
+
+
+def test_options_that_are_younger_than_a_run_have_their_defaults(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = write_recipe(tmp_path)
+    assert main(["train", str(recipe), "--max_steps", "1"]) == 0
+    stored = yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text())
+    del stored["training"]["r_drop"]
+    (tmp_path / "run" / "recipe.yaml").write_text(yaml.safe_dump(stored))
+    assert main(["train", str(recipe), "--max_steps", "1"]) == 0
+    assert "is finished" in capsys.readouterr().out
+    assert main(["train", str(recipe), "--max_steps", "1", "--r_drop", "1"]) == 2
+    assert "`training.r_drop` must be the same when a run is continued" in capsys.readouterr().err
 
 
 def test_optimizer_and_schedules() -> None:

@@ -3,10 +3,10 @@
 import string
 from collections.abc import Iterable
 
-from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<unk>")
+from .tokenizer_training import SPECIAL_TOKENS, as_fast_tokenizer
 
 MAX_LENGTH = 64
 """Longest input and output in tokens, end token included; the longest word of the dictionary has 28 letters."""
@@ -67,17 +67,4 @@ def build_pronunciation_tokenizer(phonemes: Iterable[str]) -> PreTrainedTokenize
     ]
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFD(), normalizers.StripAccents(), *lower_case])
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[A-Z]+|[^\sA-Z]"), behavior="removed", invert=True)
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="$A </s>", special_tokens=[("</s>", vocabulary.index("</s>"))]
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token="<pad>",
-        bos_token="<s>",
-        eos_token="</s>",
-        unk_token="<unk>",
-        model_max_length=MAX_LENGTH,
-        padding_side="right",
-        clean_up_tokenization_spaces=False,
-        model_input_names=["input_ids", "attention_mask"],
-    )
+    return as_fast_tokenizer(tokenizer, MAX_LENGTH)

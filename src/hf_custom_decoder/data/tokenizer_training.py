@@ -1,6 +1,6 @@
 """Tokenizers trained on the text of a run, with the special tokens where the models expect them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from tokenizers import (
@@ -31,6 +31,7 @@ def train_tokenizer(
     max_length: int,
     min_frequency: int = 2,
     split_punctuation: bool = True,
+    tags: Sequence[str] = (),
 ) -> PreTrainedTokenizerFast:
     """Trains a tokenizer that ends every text with `</s>` and gives the text back when it decodes.
 
@@ -47,6 +48,7 @@ def train_tokenizer(
             byte-level), a word or a character to be known; unigram does not use it.
         split_punctuation (`bool`, *optional*, defaults to `True`): For bpe and unigram: punctuation marks and symbols
             are pieces of their own.
+        tags (`Sequence[str]`, *optional*): Special tokens of the caller, with the ids from 4.
 
     Returns:
         [`~transformers.PreTrainedTokenizerFast`]: `<pad>` is 0, `<s>` 1, `</s>` 2, `<unk>` 3. All lies in
@@ -55,7 +57,7 @@ def train_tokenizer(
     Raises:
         ValueError: If `kind` is unknown, or the texts hold nothing to learn.
     """
-    special = [AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS]
+    special = [AddedToken(token, special=True, normalized=False) for token in (*SPECIAL_TOKENS, *tags)]
     compose = normalizers.NFC()
     trainer: trainers.Trainer
     if kind in ("bpe", "unigram"):
@@ -106,11 +108,22 @@ def train_tokenizer(
     else:
         raise ValueError(f"`kind` must be one of bpe, unigram, byte-level, word, character, got {kind!r}.")
     tokenizer.train_from_iterator(texts, trainer)
-    if tokenizer.get_vocab_size() <= len(SPECIAL_TOKENS):
+    if tokenizer.get_vocab_size() <= len(special):
         raise ValueError(
             f"There must be text to train a tokenizer on in which something occurs {min_frequency} times, found none. "
             "Check the columns, or lower `tokenizer.min_frequency`."
         )
+    return as_fast_tokenizer(tokenizer, max_length, tags)
+
+
+def as_fast_tokenizer(tokenizer: Tokenizer, max_length: int, tags: Sequence[str] = ()) -> PreTrainedTokenizerFast:
+    """Makes a tokenizer of transformers that ends every text with `</s>`.
+
+    Args:
+        tokenizer (`tokenizers.Tokenizer`): Its ids 0 to 3 are [`SPECIAL_TOKENS`].
+        max_length (`int`): `model_max_length` of the result, in tokens.
+        tags (`Sequence[str]`, *optional*): More special tokens that it knows.
+    """
     tokenizer.post_processor = processors.TemplateProcessing(
         single="$A </s>", special_tokens=[("</s>", SPECIAL_TOKENS.index("</s>"))]
     )
@@ -120,6 +133,7 @@ def train_tokenizer(
         bos_token="<s>",
         eos_token="</s>",
         unk_token="<unk>",
+        extra_special_tokens=list(tags),
         model_max_length=max_length,
         padding_side="right",
         clean_up_tokenization_spaces=False,

@@ -8,10 +8,12 @@ from pathlib import Path
 from statistics import mean
 
 from ..training.pronunciation_decoders import DECODER_RECIPES
+from ..training.work_folder import holds_result, is_empty_folder
 from .comparison_table import FIGURES_FILE, TABLE_FILE, describe_comparison, format_comparison, write_comparison
 from .quickstart_results import QuickstartResults
 from .quickstart_settings import QuickstartSettings, Report
-from .run_folder import RESULTS_FILE, holds_result, is_empty_folder, keep_settings
+from .run_folder import RESULTS_FILE, keep_settings
+from .run_folder import SETTINGS_FILE as RUN_SETTINGS_FILE
 from .run_quickstart import check_packages, run_quickstart
 
 SETTINGS_FILE = "comparison_settings.json"
@@ -39,7 +41,7 @@ def run_comparison(settings: QuickstartSettings, report: Report) -> list[Quickst
     check_packages()
     folder = settings.folder
     _open(folder, settings)
-    waiting = [name for name in DECODER_RECIPES if not holds_result(folder / name)]
+    waiting = [name for name in DECODER_RECIPES if not holds_result(folder / name, RESULTS_FILE)]
     finished = {name: _stored_results(folder / name) for name in DECODER_RECIPES if name not in waiting}
     if finished:
         report(f"Finished before: {', '.join(finished)}")
@@ -101,9 +103,10 @@ def _open(folder: Path, settings: QuickstartSettings) -> None:
 def _forget(folder: Path) -> None:
     """Removes what an earlier comparison has left: results, unfinished runs, the table and, last, its settings."""
     for name in DECODER_RECIPES:
-        if holds_result(folder / name):
+        if holds_result(folder / name, RESULTS_FILE):
             shutil.rmtree(folder / name)
-        shutil.rmtree(folder / f"{name}.training", ignore_errors=True)
+        if (folder / f"{name}.training" / RUN_SETTINGS_FILE).is_file():
+            shutil.rmtree(folder / f"{name}.training")
     for name in (TABLE_FILE, FIGURES_FILE, SETTINGS_FILE):
         (folder / name).unlink(missing_ok=True)
 

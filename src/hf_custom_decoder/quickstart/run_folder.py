@@ -1,21 +1,19 @@
 """Where a quickstart keeps its state, and how its result appears in one piece."""
 
 import json
-import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from ..atomic_files import write_json
+from ..training.work_folder import WorkFolder
 
 RESULTS_FILE = "results.json"
-_SETTINGS_FILE = "settings.json"
+SETTINGS_FILE = "settings.json"
 
 
-class RunFolder:
-    """The folder that a run shall leave, and the one beside it where it works until then.
+class RunFolder(WorkFolder):
+    """The folder that a quickstart shall leave, and the one beside it where it works until then.
 
     In the working folder are checkpoints, and from the end of training on the finished model in `trained`; both
     appear by renaming, so what is there is complete.
@@ -26,60 +24,30 @@ class RunFolder:
         fresh (`bool`): Forget what earlier runs have left.
 
     Raises:
-        ValueError: If `output` holds something other than the result of a quickstart, or the unfinished run there
-            had other settings.
+        ValueError: If a folder holds something other than a quickstart, or the unfinished run there had other
+            settings.
     """
 
     def __init__(self, output: Path, fingerprint: dict[str, Any], *, fresh: bool) -> None:
-        self.output = output.resolve()
-        self.work = self.output.with_name(self.output.name + ".training")
+        super().__init__(
+            output, results_file=RESULTS_FILE, settings_file=SETTINGS_FILE, kind="quickstart", fresh=fresh
+        )
         self.trained = self.work / "trained"
         self.training_figures = self.work / "training_figures.json"
-        if self.output.exists() and not holds_result(self.output) and not is_empty_folder(self.output):
-            raise ValueError(
-                f"`output` must be a new folder or that of an earlier quickstart, but {output} holds other files. "
-                "Choose another folder."
-            )
-        self.is_finished = holds_result(self.output) and not fresh
         if self.is_finished:
             return
-        if fresh and self.work.exists():
-            shutil.rmtree(self.work)
-        self.work.mkdir(parents=True, exist_ok=True)
-        keep_settings(self.work / _SETTINGS_FILE, fingerprint)
+        if fresh:
+            self.clear()
+        keep_settings(self.settings_file, fingerprint)
 
     def results(self) -> dict[str, Any]:
         """Returns the stored results of a finished run."""
         results: dict[str, Any] = json.loads((self.output / RESULTS_FILE).read_text(encoding="utf-8"))
         return results
 
-    @contextmanager
-    def new_trained_folder(self) -> Iterator[Path]:
+    def new_trained_folder(self) -> AbstractContextManager[Path]:
         """Gives a folder to save the trained model in; it becomes `trained` when the block ends well."""
-        temporary = self.work / "trained.partial"
-        if temporary.exists():
-            shutil.rmtree(temporary)
-        temporary.mkdir()
-        yield temporary
-        os.replace(temporary, self.trained)
-
-    def publish(self) -> None:
-        """Moves the finished model to `output`, in place of an earlier one, and removes the working folder."""
-        previous = self.work / "previous"
-        if self.output.exists():
-            os.replace(self.output, previous)
-        os.replace(self.trained, self.output)
-        shutil.rmtree(self.work)
-
-
-def holds_result(folder: Path) -> bool:
-    """Tells whether a finished run has left its model in `folder`."""
-    return (folder / RESULTS_FILE).is_file() and (folder / "config.json").is_file()
-
-
-def is_empty_folder(folder: Path) -> bool:
-    """Tells whether `folder` is there and nothing is in it."""
-    return folder.is_dir() and not any(folder.iterdir())
+        return self.whole(self.trained)
 
 
 def keep_settings(path: Path, fingerprint: dict[str, Any]) -> None:

@@ -104,7 +104,7 @@ def run_quickstart(settings: QuickstartSettings, report: Report) -> QuickstartRe
     report_results(results, report)
     pack(folder, model, tokenizer, results)
     prove(folder, results, report)
-    folder.publish()
+    folder.publish(folder.trained)
     report(f"\n{settings.folder} is ready for the Hub: {', '.join(sorted(p.name for p in folder.output.iterdir()))}")
     report(f"Go on with: hf-custom-decoder generate --model {settings.folder} supercalifragilistic")
     return results

@@ -5,17 +5,29 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, get_scheduler
 
+from .layer_rates import layer_rate_factors
 from .recipe_options import TrainingOptions
 
 
 def build_optimizer(model: PreTrainedModel, training: TrainingOptions) -> torch.optim.Optimizer:
-    """Builds AdamW with weight decay on matrices only."""
-    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    """Builds AdamW with weight decay on matrices only, and with a learning rate a layer where that is asked for.
+
+    The first group has the peak learning rate.
+    """
+    trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+    factors = dict.fromkeys(trained, 1.0)
+    if training.layer_decay is not None:
+        factors = layer_rate_factors(model, training.layer_decay)
+    groups = []
+    for factor in sorted({1.0, *(factors[name] for name in trained)}, reverse=True):
+        weights = [weight for name, weight in trained.items() if factors[name] == factor]
+        rate = factor * training.learning_rate
+        matrices = [weight for weight in weights if weight.ndim > 1]
+        vectors = [weight for weight in weights if weight.ndim <= 1]
+        groups.append({"params": matrices, "weight_decay": training.weight_decay, "lr": rate})
+        groups.append({"params": vectors, "weight_decay": 0.0, "lr": rate})
     return torch.optim.AdamW(
-        [
-            {"params": [weight for weight in trained if weight.ndim > 1], "weight_decay": training.weight_decay},
-            {"params": [weight for weight in trained if weight.ndim <= 1], "weight_decay": 0.0},
-        ],
+        groups,
         lr=training.learning_rate,
         betas=(training.adam_beta1, training.adam_beta2),
         eps=training.adam_epsilon,

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForSeq2SeqLM, PreTrainedModel
 
 from ..data.pair_encoding import PairTokenizers
 from ..models.configuration_custom_seq2seq import OWN_ENCODER_CONFIGS, CustomSeq2SeqConfig
@@ -66,9 +66,25 @@ def build_recipe_model(recipe: Recipe, tokenizers: PairTokenizers) -> PreTrained
                 joining.setdefault(name, getattr(shape, name) and (tokenizers.is_joint or name[4] == "w"))
         config = CustomSeq2SeqConfig(encoder=encoder, decoder=decoder, decoder_start_token_id=start, **joining)
         model = CustomSeq2SeqForConditionalGeneration(config)
-    _check_positions(recipe, model)
+    check_positions(recipe, model, "model")
     _set_search(recipe, model)
     return model.train()
+
+
+def check_pretrained(recipe: Recipe) -> None:
+    """Raises an `OSError` if a pretrained part cannot be read, before any work is done."""
+    for option in ("pretrained", "pretrained_encoder"):
+        name = getattr(recipe.model, option)
+        if name is None:
+            continue
+        try:
+            AutoConfig.from_pretrained(name)
+        except OSError as error:
+            raise FileNotFoundError(
+                f"`model.{option}` must be a folder written by `save_pretrained` or the name of a repository on the "
+                f"Hub; {name!r} could not be read ({str(error).strip().splitlines()[0]}). Without a network (or with "
+                "HF_HUB_OFFLINE=1) only models that were read before are there."
+            ) from error
 
 
 def _vocabulary(tokenizer: Any) -> dict[str, Any]:
@@ -95,16 +111,25 @@ def _check_vocabulary(num_tokens: int, vocab_size: int, name: str) -> None:
         )
 
 
-def _check_positions(recipe: Recipe, model: PreTrainedModel) -> None:
-    """A learned table of positions ends somewhere; others are checked too, as generation stops there."""
-    for side, option in (("encoder", "max_source_length"), ("decoder", "max_target_length")):
+def check_positions(recipe: Recipe, model: PreTrainedModel, option: str) -> None:
+    """Raises a `ValueError` if the data may be longer than a model's positions.
+
+    A learned table of positions ends somewhere; others are checked too, as generation stops there.
+
+    Args:
+        recipe ([`Recipe`]): Its `data` section bounds the lengths.
+        model ([`~transformers.PreTrainedModel`]): An encoder-decoder model.
+        option (`str`): Where the recipe names the model, for the message.
+    """
+    for side, limit in (("encoder", "max_source_length"), ("decoder", "max_target_length")):
         part = getattr(model.config, side, None) if not isinstance(getattr(model.config, side, None), dict) else None
         most = getattr(model.config if part is None else part, "max_position_embeddings", None)
-        length = getattr(recipe.data, option)
+        length = getattr(recipe.data, limit)
         if isinstance(most, int) and length > most:
+            remedy = f", or set `model.{side}.max_position_embeddings`" if option == "model" else ""
             raise ValueError(
-                f"`data.{option}` must be within the positions of the model's {side}, got {length} and {most}. Lower "
-                f"it, or set `model.{side}.max_position_embeddings`."
+                f"`data.{limit}` must be within the positions of the {option}'s {side}, got {length} and {most}. "
+                f"Lower it{remedy}."
             )
 
 

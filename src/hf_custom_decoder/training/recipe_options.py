@@ -85,6 +85,9 @@ class TokenizerOptions:
     )
     kind: str = _option("bpe", f"What to train: one of {', '.join(TOKENIZER_KINDS)}.")
     vocab_size: int = _option(10_000, "Most tokens, special ones included.")
+    tags: list[str] = _option(
+        [], "Special tokens of your own, such as '<BT>' before sources that a machine wrote; ids 4 and up."
+    )
     min_frequency: int = _option(2, "How often a piece, word or character must occur to be known.")
     split_punctuation: bool = _option(True, "Never let a piece of bpe or unigram cross from letters to punctuation.")
     joint: bool = _option(True, "One tokenizer for both sides; else one for each.")
@@ -97,6 +100,9 @@ class TokenizerOptions:
             _check_choice("tokenizer.target_kind", self.target_kind, TOKENIZER_KINDS)
         _check_at_least("tokenizer.vocab_size", self.vocab_size, 5)
         _check_at_least("tokenizer.min_frequency", self.min_frequency, 1)
+        for tag in self.tags:
+            if not tag or tag != tag.strip() or self.tags.count(tag) > 1:
+                raise ValueError(f"`tokenizer.tags` must be different texts, no blanks around them, got {self.tags}.")
         if self.joint and (self.target_kind is not None or self.target_vocab_size is not None):
             raise ValueError(
                 "`tokenizer.target_kind` and `tokenizer.target_vocab_size` belong to a tokenizer of the target alone, "
@@ -179,10 +185,32 @@ class TrainingOptions:
         None, "Stop after so many measurements without a better `metric` (or loss); the best weights are kept."
     )
     average_last: int = _option(1, "Checkpoints whose mean becomes the final model; they are `save_steps` apart.")
+    average_best: int = _option(
+        1, "Measurements, the best by `metric` (or loss), whose weights' mean becomes the final model."
+    )
     ema_decay: float | None = _option(
         None, "Share of the moving average of weights that stays at each step; measured and kept as the final model."
     )
     report_to: Texts = _option("none", "Reporters of the Trainer, such as tensorboard.")
+    r_drop: float = _option(
+        0.0, "Weight of the agreement of two dropout passes (R-Drop), about 5 in its paper; 0 means one pass."
+    )
+    teacher: str | None = _option(
+        None, "Folder or Hub name of a model with the same vocabulary whose distribution of every token is learnt too."
+    )
+    teacher_weight: float = _option(0.5, "Share of the teacher in the loss, above 0 up to 1; the rest is the labels'.")
+    teacher_temperature: float = _option(1.0, "What the logits of teacher and student are divided by before compared.")
+    source_drop: float = _option(0.0, "Share of source tokens that are left out of a batch, such as 0.1.")
+    source_shuffle: int = _option(0, "Tokens by which a source token may move, such as 3.")
+    target_hide: float = _option(
+        0.0, "Share of the decoder's inputs that become the unknown token (word dropout); labels stay."
+    )
+    layer_decay: float | None = _option(
+        None, "Factor on the learning rate from each layer to the one below it, in encoder and decoder, up to 1."
+    )
+    freeze: dict[str, Any] = _option(
+        {}, "Parts of the model by name or pattern, such as {encoder: 1000}: steps until they are trained, or always."
+    )
 
     def __post_init__(self) -> None:
         _check_one_of(self, "training", "max_steps", "epochs")
@@ -192,7 +220,7 @@ class TrainingOptions:
         _check_choice("training.device", self.device, ("auto", "cpu"))
         for name in ("window_batches", "accumulation", "log_steps", "save_steps", "eval_batch_size"):
             _check_at_least(f"training.{name}", getattr(self, name), 1)
-        for name in ("keep_checkpoints", "average_last"):
+        for name in ("keep_checkpoints", "average_last", "average_best"):
             _check_at_least(f"training.{name}", getattr(self, name), 1)
         for name in ("patience", "eval_steps"):
             if getattr(self, name) is not None:
@@ -200,8 +228,22 @@ class TrainingOptions:
         for name in ("learning_rate", "adam_epsilon"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"`training.{name}` must be above 0, got {getattr(self, name)}.")
-        for name in ("warmup", "weight_decay", "clip_norm"):
+        for name in ("warmup", "weight_decay", "clip_norm", "r_drop", "source_shuffle"):
             _check_at_least(f"training.{name}", getattr(self, name), 0)
+        if self.layer_decay is not None and not 0.0 < self.layer_decay <= 1.0:
+            raise ValueError(f"`training.layer_decay` must be above 0 and at most 1, got {self.layer_decay}.")
+        for name in ("source_drop", "target_hide"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise ValueError(f"`training.{name}` must be from 0 to below 1, got {getattr(self, name)}.")
+        if not 0.0 < self.teacher_weight <= 1.0:
+            raise ValueError(f"`training.teacher_weight` must be above 0 and at most 1, got {self.teacher_weight}.")
+        if self.teacher_temperature <= 0:
+            raise ValueError(f"`training.teacher_temperature` must be above 0, got {self.teacher_temperature}.")
+        for name, steps in self.freeze.items():
+            if steps != "always" and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 1):
+                raise ValueError(
+                    f"`training.freeze.{name}` must be optimizer steps, at least 1, or always, got {steps!r}."
+                )
         if not 0.0 <= self.label_smoothing < 1.0:
             raise ValueError(f"`training.label_smoothing` must be from 0 to below 1, got {self.label_smoothing}.")
         if self.ema_decay is not None and not 0.0 < self.ema_decay < 1.0:
@@ -210,9 +252,11 @@ class TrainingOptions:
             "average_last": self.average_last > 1,
             "ema_decay": self.ema_decay is not None,
             "patience": self.patience is not None,
+            "average_best": self.average_best > 1,
         }
-        if final["average_last"] and (final["ema_decay"] or final["patience"]):
-            other = "ema_decay" if final["ema_decay"] else "patience"
+        others = [name for name in ("ema_decay", "patience", "average_best") if final[name]]
+        if final["average_last"] and others:
+            other = others[0]
             raise ValueError(
                 f"The final model is either the mean of checkpoints or something else, got `training.average_last` = "
                 f"{self.average_last} and `training.{other}`. Leave one of them out."
@@ -330,9 +374,11 @@ class Recipe:
                 "`evaluation.minimum_risk` chooses among several outputs, got `generation.num_return_sequences` = "
                 f"{self.generation.num_return_sequences}. Raise it."
             )
-        if (self.training.patience is not None or self.training.metric is not None) and self.data.validation is None:
+        measured = self.training.patience is not None or self.training.metric is not None
+        if (measured or self.training.average_best > 1) and self.data.validation is None:
             raise ValueError(
-                "`training.patience` and `training.metric` need validation data, got no `data.validation`. Name it."
+                "`training.patience`, `training.metric` and `training.average_best` need validation data, got no "
+                "`data.validation`. Name it."
             )
 
 

@@ -64,6 +64,12 @@ def take_existing(recipe: Recipe, name: str) -> PairTokenizers:
         if token not in tokenizers.target.get_vocab():
             raise ValueError(f"`tokenizer.special_tokens.{role}` must be a token of {name}, got {token!r}.")
         setattr(tokenizers.target, role, token)
+    for tag in recipe.tokenizer.tags:
+        if tag not in tokenizers.source.get_vocab() or len(tokenizers.source.tokenize(tag)) != 1:
+            raise ValueError(
+                f"`tokenizer.tags` must be tokens that an existing tokenizer knows, but {name} has no {tag!r}. Leave "
+                "it out, or train the tokenizer (no `tokenizer.name`)."
+            )
     check_special_tokens(tokenizers.source if tokenizers.is_joint else tokenizers.target, name)
     return tokenizers
 
@@ -88,6 +94,7 @@ def train_tokenizers(recipe: Recipe, pairs: Any) -> PairTokenizers:
             max_length=max_length,
             min_frequency=options.min_frequency,
             split_punctuation=options.split_punctuation,
+            tags=options.tags,
         )
 
     if options.joint:

@@ -1,6 +1,7 @@
 """The stock Seq2SeqTrainer over batches by token budget, with padding logged and averaged weights measured."""
 
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,6 +11,9 @@ from transformers import Seq2SeqTrainer
 from ..data.token_batches import TokenBatchSampler
 from ..evaluation.predictions import IGNORED_LABEL_ID
 from ..exact_evaluation import ExactEvaluationMixin
+from .added_loss import AddedLoss
+from .frozen_weights import FrozenWeights
+from .token_noise import TokenNoise
 from .weight_averages import MovingAverage
 
 
@@ -22,6 +26,9 @@ class RecipeTrainer(ExactEvaluationMixin, Seq2SeqTrainer):
     Args:
         batches ([`TokenBatchSampler`], *optional*): Of this process; without it (a stream) the Trainer makes batches.
         moving_average ([`MovingAverage`], *optional*): Its weights are the ones that `evaluate` measures.
+        added_loss ([`AddedLoss`], *optional*): Calls the model in training; without it the model's loss is taken.
+        frozen ([`FrozenWeights`], *optional*): What is not trained from the first step on.
+        noise ([`TokenNoise`], *optional*): What batches go through before the model sees them.
         kwargs: Of `Seq2SeqTrainer`.
     """
 
@@ -30,11 +37,18 @@ class RecipeTrainer(ExactEvaluationMixin, Seq2SeqTrainer):
         *,
         batches: TokenBatchSampler | None = None,
         moving_average: MovingAverage | None = None,
+        added_loss: AddedLoss | None = None,
+        frozen: FrozenWeights | None = None,
+        noise: TokenNoise | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self._batches = batches
         self._moving_average = moving_average
+        self._added_loss = added_loss
+        self._frozen = frozen
+        self._noise = noise
+        self._place = (-1, 0)  # optimizer steps that are done, and batches of the running one
         self._num_tokens = 0  # since the last log entry
         self._num_cells = 0
 
@@ -53,9 +67,29 @@ class RecipeTrainer(ExactEvaluationMixin, Seq2SeqTrainer):
     def training_step(
         self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
     ) -> torch.Tensor:
+        if self._noise is not None:
+            inputs = self._noise(inputs, self._number_of_batch(), model)
         self._num_cells += inputs["input_ids"].numel() + inputs["labels"].numel()
         self._num_tokens += int(inputs["attention_mask"].sum()) + int((inputs["labels"] != IGNORED_LABEL_ID).sum())
-        return super().training_step(model, inputs, num_items_in_batch)
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if self._frozen is not None:
+            self._frozen.drop_gradients(self.state.global_step)
+        return loss
+
+    def _number_of_batch(self) -> int:
+        """Counts as one process that sees all batches of the run would."""
+        step, batch = self._place
+        self._place = (self.state.global_step, batch + 1 if step == self.state.global_step else 0)
+        first = self.state.global_step * self.args.gradient_accumulation_steps
+        return (first + self._place[1]) * self.args.world_size + self.args.process_index
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        added = self._added_loss
+        if added is None or not model.training:
+            return super().compute_loss(model, inputs, *args, **kwargs)
+        forward: Any = partial(_call, added, model)
+        with self.accelerator.autocast():  # for the teacher; the model brings its own
+            return super().compute_loss(forward, inputs, *args, **kwargs)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs and self._num_cells:
@@ -68,3 +102,7 @@ class RecipeTrainer(ExactEvaluationMixin, Seq2SeqTrainer):
         model: Any = self.model
         with nullcontext() if average is None else average.applied(model):
             return super().evaluate(*args, **kwargs)
+
+
+def _call(added: AddedLoss, model: torch.nn.Module, **batch: Any) -> Any:
+    return added(model, batch)

@@ -1,29 +1,26 @@
 """Checkpoints from which a run goes on after Ctrl-C, a crash or a power cut."""
 
 import json
-import os
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from ..atomic_files import write_json
 from .interruption import Interruption
 from .token_count import TokenCount
 from .training_budget import TrainingBudget
+from .whole_checkpoints import WholeCheckpoints, checkpoints_in, remove_torn, step_of
 
-_PREFIX = "step-"
 _BUDGET_FILE = "training_budget.json"
 
 
-class ResumableCheckpoints(TrainerCallback):
+class ResumableCheckpoints(WholeCheckpoints):
     """Saves now and then, and before the Trainer stops for an interruption; keeps the newest checkpoint only.
 
-    The Trainer writes into `checkpoint-N` of its output folder, piece by piece. When it has finished, this callback
-    adds the time spent and renames the folder to `step-N`: a folder of that name is complete, whatever happens.
+    Time spent and tokens counted go into each, see [`WholeCheckpoints`].
 
     Args:
         folder (`Path`): The Trainer's `output_dir`. The Trainer itself is told to save nothing
@@ -45,7 +42,7 @@ class ResumableCheckpoints(TrainerCallback):
         every_seconds: float = 60.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.folder = folder
+        super().__init__(folder, add=self._add_state)
         self._budget = budget
         self._interruption = interruption
         self._tokens = TokenCount() if tokens is None else tokens
@@ -55,8 +52,7 @@ class ResumableCheckpoints(TrainerCallback):
 
     def newest(self) -> Path | None:
         """Returns the newest complete checkpoint, or None if there is none."""
-        complete = [path for path in self.folder.glob(f"{_PREFIX}*") if path.is_dir()]
-        return max(complete, key=_step_of, default=None)
+        return max(checkpoints_in(self.folder), key=step_of, default=None)
 
     def restore_budget(self, checkpoint: Path) -> None:
         """Reads back the time that was spent up to a checkpoint, and the tokens that were counted."""
@@ -67,8 +63,7 @@ class ResumableCheckpoints(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        for torn in self.folder.glob("checkpoint-*"):
-            shutil.rmtree(torn)
+        remove_torn(self.folder)
         self._last_saved = self._clock()
 
     def on_step_end(
@@ -83,14 +78,8 @@ class ResumableCheckpoints(TrainerCallback):
             control.should_save = True
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        written = self.folder / f"checkpoint-{state.global_step}"
-        write_json(written / _BUDGET_FILE, {**self._budget.state_dict(), "num_tokens": self._tokens.num_tokens})
-        older = [path for path in self.folder.glob(f"{_PREFIX}*") if path.is_dir()]
-        os.replace(written, self.folder / f"{_PREFIX}{state.global_step}")
-        for path in older:
-            shutil.rmtree(path)
+        super().on_save(args, state, control, **kwargs)
         self._last_saved = self._clock()
 
-
-def _step_of(checkpoint: Path) -> int:
-    return int(checkpoint.name.removeprefix(_PREFIX))
+    def _add_state(self, checkpoint: Path) -> None:
+        write_json(checkpoint / _BUDGET_FILE, {**self._budget.state_dict(), "num_tokens": self._tokens.num_tokens})

@@ -1,8 +1,8 @@
 """A recipe from text to a finished folder: read, tokenize, train or go on, measure, publish."""
 
 import json
+import shutil
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,6 +15,7 @@ from transformers import (
     TrainerState,
     set_seed,
 )
+from transformers.integrations.integration_utils import get_available_reporting_integrations
 
 from ..atomic_files import write_json, write_text
 from ..data.pair_collator import PairCollator
@@ -25,14 +26,17 @@ from ..evaluation.perplexity import mean_token_loss, perplexity
 from ..evaluation.predictions import decode_predictions
 from ..evaluation.text_metrics import MAIN_SCORES, check_metric_packages, score_texts
 from ..hub.model_card import Measurement, write_model_card
+from .added_loss import AddedLoss
 from .early_stopping import EarlyStopping
+from .frozen_weights import FrozenWeights
+from .full_disk import naming_a_full_disk
 from .hardware import describe_hardware, limit_threads, runs_on_cpu
 from .interruption import Interruption
 from .optimization import build_optimizer, build_schedule
 from .progress_bar import BudgetProgressBar
 from .recipe_card import recipe_card
 from .recipe_folder import RECIPE_FILE, RESULTS_FILE, RecipeFolder
-from .recipe_model import build_recipe_model
+from .recipe_model import build_recipe_model, check_pretrained
 from .recipe_options import Recipe
 from .recipe_reading import recipe_to_yaml
 from .recipe_results import RecipeResults
@@ -45,12 +49,16 @@ from .recipe_tokenizers import (
 )
 from .recipe_trainer import RecipeTrainer
 from .stop_on_request import StopOnRequest
+from .teacher import load_teacher
+from .token_noise import build_noise
 from .training_budget import BudgetCallback, TrainingBudget
 from .weight_averages import MovingAverage, average_checkpoints, load_weights
 from .whole_checkpoints import WholeCheckpoints, remove_torn, step_of, whole_checkpoints
 
 Report = Callable[[str], None]
 LOG_FILE = "training_log.json"
+REPORTS = "runs"
+"""Where TensorBoard's reporter writes; the Hub shows a folder of this name."""
 _BUDGET_FILE = "training_budget.json"
 _STATE_FILE = "trainer_state.json"
 
@@ -72,7 +80,7 @@ def train_recipe(recipe: Recipe, report: Report, *, fresh: bool = False) -> Path
         ImportError: If a package is missing.
         OSError: If data or a pretrained model cannot be read.
         ValueError: If the recipe does not fit its data or its model, or the output folder is another run's.
-        KeyboardInterrupt: After Ctrl-C, when the state is saved.
+        KeyboardInterrupt: After Ctrl-C or SIGTERM, when the state is saved.
     """
     check_training_packages(recipe)
     from accelerate import PartialState
@@ -83,18 +91,17 @@ def train_recipe(recipe: Recipe, report: Report, *, fresh: bool = False) -> Path
     if runs_on_cpu(recipe.training.device):
         limit_threads()
     with processes.main_process_first():
-        if fresh and processes.is_main_process:
-            RecipeFolder.forget_output(recipe)
-        folder = RecipeFolder(recipe)
+        folder = RecipeFolder(recipe, fresh=fresh)
         if not folder.is_finished and processes.is_main_process:
             folder.start(recipe)
     if folder.is_finished:
         report(f"{recipe.output} is finished. Use --fresh to train it again.")
         return folder.output
     run = _Run(recipe, folder, processes, report)
-    run.prepare()
-    run.train()
-    run.finish()
+    with naming_a_full_disk(folder.work, run.keep_whole):
+        run.prepare()
+        run.train()
+        run.finish()
     return folder.output
 
 
@@ -108,6 +115,14 @@ def check_training_packages(recipe: Recipe) -> None:
         )
     if recipe.training.metric is not None:
         check_metric_packages([recipe.training.metric])
+    reporters = recipe.training.report_to
+    available = get_available_reporting_integrations()
+    for name in reporters if isinstance(reporters, list) else [reporters or "none"]:
+        if name not in ("none", "all", *available):
+            raise ImportError(
+                f"`training.report_to` must be none or reporters whose packages are installed ("
+                f"{', '.join(available) or 'none is'}), got {name!r}. Install its package, or leave it out."
+            )
 
 
 class _Run:
@@ -119,13 +134,29 @@ class _Run:
         self.processes = processes
         self.report = report
 
+    def keep_whole(self) -> str:
+        """Removes what is torn, and says what a failed run can go on from."""
+        if self.processes.is_main_process:
+            remove_torn(self.folder.work)
+        whole = whole_checkpoints(self.folder.work, self.report)
+        return f"Kept: the checkpoint after {step_of(whole[-1]):,} steps." if whole else "No step was kept yet."
+
     def prepare(self) -> None:
         """Reads and encodes the data, builds the model, and finds the checkpoint to go on from."""
         recipe, data, training = self.recipe, self.recipe.data, self.recipe.training
+        check_pretrained(recipe)
+        name = existing_tokenizer_name(recipe)
+        existing = None if name is None else take_existing(recipe, name)
         with self.processes.main_process_first():
             pairs = read_pairs(data, "train", streaming=data.streaming, expand_targets=data.all_targets)
             checked = None if data.validation is None else read_pairs(data, "validation")
-            self.tokenizers = self._tokenizers(pairs)
+            self.tokenizers = self._trained_tokenizers(pairs) if existing is None else existing
+        set_seed(training.seed)
+        self.model = build_recipe_model(recipe, self.tokenizers)  # what does not fit is refused before the long work
+        self.frozen = FrozenWeights(self.model, training.freeze) if training.freeze else None
+        self.noise = build_noise(training, self.tokenizers)
+        self.teacher = None if training.teacher is None else load_teacher(recipe, self.tokenizers)
+        with self.processes.main_process_first():
             limits: dict[str, Any] = {
                 "max_source_length": data.max_source_length,
                 "max_target_length": data.max_target_length,
@@ -150,12 +181,12 @@ class _Run:
                 f"{len(self.train_pairs):,} training pairs ({dropped:,} too long), padding "
                 f"{100.0 * self.batches.padding_share():.1f} %, {self.max_steps:,} steps"
             )
-        set_seed(training.seed)
-        self.model = build_recipe_model(recipe, self.tokenizers)
         self.report(
             f"{type(self.model).__name__} with {self.model.num_parameters():,} parameters, "
             f"{len(self.tokenizers.target):,} target tokens"
         )
+        if self.frozen is not None and self.frozen.num_frozen:
+            self.report(f"{self.frozen.num_frozen:,} of them are frozen for good.")
         if self.processes.is_main_process:
             remove_torn(self.folder.work)
         self.processes.wait_for_everyone()
@@ -179,12 +210,9 @@ class _Run:
             add=self._add_to_checkpoint,
             wait=self.processes.wait_for_everyone if self.processes.num_processes > 1 else None,
         )
-        with ExitStack() as stack:
-            interruption = None
-            callbacks: list[Any] = [BudgetCallback(self.budget)]
-            if self.processes.num_processes == 1:  # several would stop at different steps
-                interruption = stack.enter_context(Interruption())
-                callbacks.append(StopOnRequest(interruption))
+        with Interruption() as interruption:
+            stop = StopOnRequest(interruption)
+            callbacks: list[Any] = [BudgetCallback(self.budget), stop]
             if self.moving_average is not None:
                 callbacks.append(self.moving_average)
             if self.early_stopping is not None:
@@ -197,7 +225,7 @@ class _Run:
                 self._load_finished(newest)
             else:
                 self.trainer.train(resume_from_checkpoint=None if newest is None else str(newest))
-            if interruption is not None and interruption.is_requested and not self._is_complete():
+            if stop.has_stopped and not self._is_complete():
                 raise KeyboardInterrupt
         self.processes.wait_for_everyone()
 
@@ -222,25 +250,24 @@ class _Run:
             validation=validation,
         )
         if self.processes.is_main_process:
-            with self.folder.whole(self.folder.output) as partial:
+            with self.folder.whole(self.folder.finished) as partial:
                 self.model.eval().save_pretrained(partial)
                 save_tokenizers(self.tokenizers, partial)
                 write_text(partial / RECIPE_FILE, recipe_to_yaml(self.recipe))
                 write_json(partial / LOG_FILE, state.log_history)
+                if (self.folder.work / REPORTS).is_dir():
+                    shutil.copytree(self.folder.work / REPORTS, partial / REPORTS)
                 write_json(partial / RESULTS_FILE, asdict(results))
                 card = recipe_card(self.recipe, results, measurements, is_joint=self.tokenizers.is_joint)
                 write_model_card(partial, card)
-            self.folder.close()
+            self.folder.publish(self.folder.finished)
         self.processes.wait_for_everyone()
         for name, value in validation.items():
             self.report(f"{name}: {value:.3f} on validation")
         self.report(f"The model is in {self.recipe.output}.")
 
-    def _tokenizers(self, pairs: Any) -> PairTokenizers:
-        """Takes the existing tokenizer, that of the interrupted run, or trains one; the first process writes it."""
-        name = existing_tokenizer_name(self.recipe)
-        if name is not None:
-            return take_existing(self.recipe, name)
+    def _trained_tokenizers(self, pairs: Any) -> PairTokenizers:
+        """Takes the tokenizer of the interrupted run, or trains one; the first process writes it."""
         if not self.folder.tokenizer.is_dir():
             self.report("Training the tokenizer.")
             with self.folder.whole(self.folder.tokenizer) as partial:
@@ -267,7 +294,7 @@ class _Run:
 
     def _early_stopping(self) -> EarlyStopping | None:
         training = self.recipe.training
-        if training.patience is None:
+        if training.patience is None and training.average_best == 1:
             return None
         metric = training.metric
         return EarlyStopping(
@@ -276,6 +303,18 @@ class _Run:
             patience=training.patience,
             best=self.folder.best,
             save=lambda path: self.model.save_pretrained(path),
+            keep=training.average_best,
+        )
+
+    def _added_loss(self) -> AddedLoss | None:
+        training = self.recipe.training
+        if not training.r_drop and self.teacher is None:
+            return None
+        return AddedLoss(
+            r_drop=training.r_drop,
+            teacher=None if self.teacher is None else self.teacher.to(self.processes.device),
+            weight=training.teacher_weight,
+            temperature=training.teacher_temperature,
         )
 
     def _trainer(self, callbacks: list[Any]) -> RecipeTrainer:
@@ -309,6 +348,9 @@ class _Run:
         trainer = RecipeTrainer(
             batches=self.batches,
             moving_average=self.moving_average,
+            added_loss=self._added_loss(),
+            frozen=self.frozen,
+            noise=self.noise,
             model=self.model,
             args=arguments,
             data_collator=PairCollator(_pad_token_id(self.tokenizers)),
@@ -353,9 +395,11 @@ class _Run:
 
     def _take_final_weights(self) -> str:
         training = self.recipe.training
-        if self.early_stopping is not None and self.folder.best.is_dir():
-            load_weights(self.model, average_checkpoints([self.folder.best]))
-            return f"best {self.early_stopping.name}"
+        best = self.early_stopping
+        if best is not None and (folders := best.best_folders(self.trainer.state.log_history)):
+            load_weights(self.model, average_checkpoints(folders))
+            steps = ", ".join(str(step_of(folder)) for folder in folders)
+            return f"best {best.name}" if best.keep == 1 else f"mean of the best {best.name}, steps {steps}"
         if training.average_last > 1:
             chosen = whole_checkpoints(self.folder.work, self.report)[-training.average_last :]
             load_weights(self.model, average_checkpoints(chosen))

@@ -23,15 +23,19 @@ def whole_checkpoints(folder: Path, report: Callable[[str], None]) -> list[Path]
         folder (`Path`): Where [`WholeCheckpoints`] writes.
         report (`Callable[[str], None]`): Receives a message for every damaged one, which is passed over.
     """
-    found = sorted((path for path in folder.glob(f"{_PREFIX}*") if path.is_dir()), key=step_of)
     whole = []
-    for path in found:
+    for path in checkpoints_in(folder):
         problem = damage(path)
         if problem is None:
             whole.append(path)
         else:
             report(f"Passing over the damaged checkpoint {path}: {problem}.")
     return whole
+
+
+def checkpoints_in(folder: Path) -> list[Path]:
+    """Returns all checkpoints, damaged or not, oldest first."""
+    return sorted((path for path in folder.glob(f"{_PREFIX}*") if path.is_dir()), key=step_of)
 
 
 def damage(checkpoint: Path) -> str | None:
@@ -56,7 +60,8 @@ def step_of(checkpoint: Path) -> int:
 def remove_torn(folder: Path) -> None:
     """Removes what a killed process has left half-written."""
     for torn in [*folder.glob("checkpoint-*"), *folder.glob("*.partial")]:
-        shutil.rmtree(torn)
+        if torn.is_dir():
+            shutil.rmtree(torn)
 
 
 class WholeCheckpoints(TrainerCallback):
@@ -99,8 +104,7 @@ class WholeCheckpoints(TrainerCallback):
             if final.exists():  # a damaged one that was passed over
                 shutil.rmtree(final)
             os.replace(written, final)
-            kept = sorted(self.folder.glob(f"{_PREFIX}*"), key=step_of)
-            for path in kept[: -self._keep]:
+            for path in checkpoints_in(self.folder)[: -self._keep]:
                 shutil.rmtree(path)
         if self._wait is not None:
             self._wait()

@@ -1,0 +1,46 @@
+"""A finished model that another one learns from."""
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ..data.pair_encoding import PairTokenizers
+from ..hub.model_folder import load_model_folder
+from .recipe_model import check_positions
+from .recipe_options import Recipe
+from .recipe_tokenizers import load_target_tokenizer
+
+
+def load_teacher(recipe: Recipe, tokenizers: PairTokenizers) -> PreTrainedModel:
+    """Loads the teacher of a recipe and checks that it reads and writes the same ids as the model to be trained.
+
+    Args:
+        recipe ([`Recipe`]): With `training.teacher`.
+        tokenizers ([`PairTokenizers`]): Of the model to be trained.
+
+    Returns:
+        [`~transformers.PreTrainedModel`]: On the CPU, in evaluation mode.
+
+    Raises:
+        OSError: If there is no such model.
+        ValueError: If its vocabulary is another, or the data is longer than its positions.
+    """
+    name = str(recipe.training.teacher)
+    try:
+        model, source = load_model_folder(name)
+    except OSError as error:
+        raise FileNotFoundError(f"`training.teacher` could not be read: {error}") from error
+    _check_equal("source", tokenizers.source, source, name)
+    _check_equal("target", tokenizers.target, load_target_tokenizer(name) or source, name)
+    check_positions(recipe, model, "training.teacher")
+    return model
+
+
+def _check_equal(side: str, ours: PreTrainedTokenizerBase, theirs: PreTrainedTokenizerBase, name: str) -> None:
+    own, other = ours.get_vocab(), theirs.get_vocab()
+    if own == other:
+        return
+    differing = sorted(token for token in {*own, *other} if own.get(token) != other.get(token))
+    raise ValueError(
+        f"A teacher must have the vocabulary of the model that it teaches, but {len(differing):,} tokens of the "
+        f"{side} of {name} have other ids or are missing, such as {differing[:3]}. Train with the teacher's tokenizer "
+        f"(`tokenizer.name: {name}`), or use sequence-level distillation (`hf-custom-decoder distill`)."
+    )
