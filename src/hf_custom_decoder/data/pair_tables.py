@@ -22,7 +22,43 @@ _READERS: dict[str, tuple[str, dict[str, Any]]] = {
     "csv": ("csv", {"keep_default_na": False}),  # the words "None" and "NA" are text
     "tsv": ("csv", {"keep_default_na": False, "delimiter": "\t", "quoting": 3}),  # quotes are text
     "parquet": ("parquet", {}),
+    "text": ("text", {}),  # a text a line, in the column "text"
 }
+
+
+def load_rows(options: DataOptions, split: str, *, streaming: bool = False) -> tuple[Any, list[str], str]:
+    """Reads one split as it is, cut to `max_rows`.
+
+    Returns:
+        `tuple[datasets.Dataset | datasets.IterableDataset, list[str], str]`: The rows, their columns, and what the
+        split is called in messages.
+
+    Raises:
+        ImportError: If `datasets` is not installed.
+        OSError: If a file is not there, or the Hub could not be asked.
+        ValueError: If the split is not named or empty.
+    """
+    try:
+        import datasets
+    except ImportError as error:
+        raise ImportError(
+            'Reading data needs the package datasets. Install it with pip install "hf_custom_decoder[train]"'
+        ) from error
+    where = getattr(options, split)
+    if where is None:
+        raise ValueError(f"`data.{split}` must name the {split} data, got nothing. Give a file or a split.")
+    name = f"{options.dataset}, {where}" if options.dataset else str(where)
+    loaders = {None: _load_files, CMUDICT: _load_cmudict}
+    load = loaders.get(options.dataset, _load_hub)
+    rows = load(datasets, options, where, streaming)
+    columns = rows.column_names
+    if columns is None:  # a stream that has to be looked at
+        columns = list(next(iter(rows), {}))
+    if not streaming and len(rows) == 0:
+        raise ValueError(f"`data.{split}` must hold some rows, {name} is empty.")
+    if options.max_rows is not None:
+        rows = rows.take(options.max_rows) if streaming else rows.select(range(min(options.max_rows, len(rows))))
+    return rows, columns, name
 
 
 def read_pairs(options: DataOptions, split: str, *, streaming: bool = False, expand_targets: bool = False) -> Any:
@@ -44,30 +80,13 @@ def read_pairs(options: DataOptions, split: str, *, streaming: bool = False, exp
         OSError: If a file is not there, or the Hub could not be asked.
         ValueError: If the split is not named, a column is missing, or nothing is left.
     """
-    try:
-        import datasets
-    except ImportError as error:
-        raise ImportError(
-            'Reading data needs the package datasets. Install it with pip install "hf_custom_decoder[train]"'
-        ) from error
-    where = getattr(options, split)
-    if where is None:
-        raise ValueError(f"`data.{split}` must name the {split} data, got nothing. Give a file or a split.")
-    name = f"{options.dataset}, {where}" if options.dataset else str(where)
-    loaders = {None: _load_files, CMUDICT: _load_cmudict}
-    load = loaders.get(options.dataset, _load_hub)
-    rows = load(datasets, options, where, streaming)
-    columns = rows.column_names
-    if columns is None:  # a stream that has to be looked at
-        columns = list(next(iter(rows), {}))
+    rows, columns, name = load_rows(options, split, streaming=streaming)
+    import datasets
+
     source = ColumnText(options.source, "data.source")
     target = source if options.prefix_words is not None else ColumnText(options.target, "data.target")
-    if not streaming and len(rows) == 0:
-        raise ValueError(f"`data.{split}` must hold some rows, {name} is empty.")
     for text in (source, target):
         text.check(columns, name)
-    if options.max_rows is not None:
-        rows = rows.take(options.max_rows) if streaming else rows.select(range(min(options.max_rows, len(rows))))
     pairs = rows.map(
         _make_pairs,
         batched=True,

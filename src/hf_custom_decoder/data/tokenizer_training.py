@@ -1,6 +1,6 @@
 """Tokenizers trained on the text of a run, with the special tokens where the models expect them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from tokenizers import (
@@ -15,6 +15,8 @@ from tokenizers import (
     trainers,
 )
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from .noise_tokens import MASK_TOKEN
 
 SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<unk>")
 """Ids 0 to 3 of every tokenizer that is trained here."""
@@ -31,6 +33,7 @@ def train_tokenizer(
     max_length: int,
     min_frequency: int = 2,
     split_punctuation: bool = True,
+    noise_tokens: Sequence[str] = (),
 ) -> PreTrainedTokenizerFast:
     """Trains a tokenizer that ends every text with `</s>` and gives the text back when it decodes.
 
@@ -47,6 +50,7 @@ def train_tokenizer(
             byte-level), a word or a character to be known; unigram does not use it.
         split_punctuation (`bool`, *optional*, defaults to `True`): For bpe and unigram: punctuation marks and symbols
             are pieces of their own.
+        noise_tokens (`Sequence[str]`, *optional*): More special tokens, from id 4 on: the mask, sentinels.
 
     Returns:
         [`~transformers.PreTrainedTokenizerFast`]: `<pad>` is 0, `<s>` 1, `</s>` 2, `<unk>` 3. All lies in
@@ -55,7 +59,7 @@ def train_tokenizer(
     Raises:
         ValueError: If `kind` is unknown, or the texts hold nothing to learn.
     """
-    special = [AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS]
+    special = [AddedToken(token, special=True, normalized=False) for token in (*SPECIAL_TOKENS, *noise_tokens)]
     compose = normalizers.NFC()
     trainer: trainers.Trainer
     if kind in ("bpe", "unigram"):
@@ -106,7 +110,7 @@ def train_tokenizer(
     else:
         raise ValueError(f"`kind` must be one of bpe, unigram, byte-level, word, character, got {kind!r}.")
     tokenizer.train_from_iterator(texts, trainer)
-    if tokenizer.get_vocab_size() <= len(SPECIAL_TOKENS):
+    if tokenizer.get_vocab_size() <= len(special):
         raise ValueError(
             f"There must be text to train a tokenizer on in which something occurs {min_frequency} times, found none. "
             "Check the columns, or lower `tokenizer.min_frequency`."
@@ -120,6 +124,8 @@ def train_tokenizer(
         bos_token="<s>",
         eos_token="</s>",
         unk_token="<unk>",
+        **({"mask_token": MASK_TOKEN} if MASK_TOKEN in noise_tokens else {}),
+        extra_special_tokens=[token for token in noise_tokens if token != MASK_TOKEN],
         model_max_length=max_length,
         padding_side="right",
         clean_up_tokenization_spaces=False,

@@ -3,21 +3,19 @@
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from .option_rules import check_at_least as _check_at_least
+from .option_rules import check_choice as _check_choice
+from .option_rules import option as _option
+from .pretraining_options import PretrainingOptions, TaskOptions
+
 Texts = str | list[str] | None
 
 TOKENIZER_KINDS = ("bpe", "unigram", "byte-level", "word", "character")
 SCHEDULES = ("linear", "cosine", "inverse_sqrt", "constant")
 TOO_LONG = ("drop", "truncate", "refuse")
-FILE_FORMATS = ("json", "csv", "tsv", "parquet", "parallel")
+FILE_FORMATS = ("json", "csv", "tsv", "parquet", "parallel", "text")
 PRECISIONS = ("fp32", "bf16")
 METRICS = ("bleu", "bleu_tokenized", "chrf", "rouge", "exact_match", "token_f1", "error_rates", "perplexity")
-
-
-def _option(default: Any, text: str) -> Any:
-    """A field with its description; lists and dicts are copied for every instance."""
-    if isinstance(default, (list, dict)):
-        return field(default_factory=lambda: type(default)(default), metadata={"help": text})
-    return field(default=default, metadata={"help": text})
 
 
 @dataclass
@@ -35,7 +33,7 @@ class DataOptions:
     format: str | None = _option(
         None,
         f"Form of the files, one of {', '.join(FILE_FORMATS)}; by default from their names. parallel: two text files, "
-        "sources and targets, paired line by line.",
+        "sources and targets, paired line by line. text: a text a line, in the column text.",
     )
     source: str = _option("source", "Column of the input, a path such as translation.de, or a text with {column}s.")
     target: str = _option("target", "Column of the output, in the same forms; a list holds several references.")
@@ -277,6 +275,12 @@ class Recipe:
     generation: GenerationOptions = field(default_factory=GenerationOptions, metadata={"help": "The search."})
     evaluation: EvaluationOptions = field(default_factory=EvaluationOptions, metadata={"help": "The measurement."})
     card: CardOptions = field(default_factory=CardOptions, metadata={"help": "The model card."})
+    pretraining: PretrainingOptions = field(
+        default_factory=PretrainingOptions, metadata={"help": "Windows and mixing, for `pretrain`."}
+    )
+    tasks: dict[str, TaskOptions] = field(
+        default_factory=dict, metadata={"help": "Tasks of `pretrain`, by names of your own."}
+    )
 
     def __post_init__(self) -> None:
         if self.data.streaming:
@@ -286,7 +290,10 @@ class Recipe:
                         f"`training.{name}` needs the length of all data, which a stream does not have, got "
                         f"`data.streaming: true`. Use {'max_steps' if name == 'epochs' else 'batch_size'}."
                     )
-        if (self.training.patience is not None or self.training.metric is not None) and self.data.validation is None:
+        validates = self.data.validation is not None or any(
+            task.validation is not None for task in self.tasks.values()
+        )
+        if (self.training.patience is not None or self.training.metric is not None) and not validates:
             raise ValueError(
                 "`training.patience` and `training.metric` need validation data, got no `data.validation`. Name it."
             )
@@ -297,6 +304,13 @@ def describe_options() -> str:
     lines = []
     recipe = Recipe()
     for section in fields(Recipe):
+        if section.name == "tasks":
+            lines.append(f"\ntasks: {section.metadata['help']} {TaskOptions.__doc__}")
+            lines += [
+                f"  --tasks.NAME.{option.name} ({getattr(TaskOptions(), option.name)}): {option.metadata['help']}"
+                for option in fields(TaskOptions)
+            ]
+            continue
         options = getattr(recipe, section.name)
         if not hasattr(options, "__dataclass_fields__"):
             lines.append(f"  --{section.name} ({options}): {section.metadata['help']}")
@@ -307,16 +321,6 @@ def describe_options() -> str:
             default = empty.get(option.name, getattr(options, option.name))
             lines.append(f"  --{section.name}.{option.name} ({default}): {option.metadata['help']}")
     return "\n".join(lines)
-
-
-def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"`{name}` must be one of {', '.join(choices)}, got {value!r}.")
-
-
-def _check_at_least(name: str, value: float, least: int) -> None:
-    if value < least:
-        raise ValueError(f"`{name}` must be at least {least}, got {value}.")
 
 
 def _check_one_of(options: Any, section: str, first: str, second: str) -> None:

@@ -74,6 +74,16 @@ def train_recipe(recipe: Recipe, report: Report, *, fresh: bool = False) -> Path
         ValueError: If the recipe does not fit its data or its model, or the output folder is another run's.
         KeyboardInterrupt: After Ctrl-C, when the state is saved.
     """
+    if recipe.tasks:
+        raise ValueError(
+            f"`tasks` belong to pre-training, got {', '.join(recipe.tasks)}. Run `hf-custom-decoder pretrain`, or "
+            "leave them out."
+        )
+    return carry_out(recipe, report, fresh=fresh, stages=RecipeRun)
+
+
+def carry_out(recipe: Recipe, report: Report, *, fresh: bool, stages: "type[RecipeRun]") -> Path:
+    """Runs the stages of a run, or what is left of them; otherwise as [`train_recipe`]."""
     check_training_packages(recipe)
     from accelerate import PartialState
 
@@ -91,7 +101,7 @@ def train_recipe(recipe: Recipe, report: Report, *, fresh: bool = False) -> Path
     if folder.is_finished:
         report(f"{recipe.output} is finished. Use --fresh to train it again.")
         return folder.output
-    run = _Run(recipe, folder, processes, report)
+    run = stages(recipe, folder, processes, report)
     run.prepare()
     run.train()
     run.finish()
@@ -110,7 +120,7 @@ def check_training_packages(recipe: Recipe) -> None:
         check_metric_packages([recipe.training.metric])
 
 
-class _Run:
+class RecipeRun:
     """The stages of one run and what they hand on."""
 
     def __init__(self, recipe: Recipe, folder: RecipeFolder, processes: Any, report: Report) -> None:
@@ -121,35 +131,10 @@ class _Run:
 
     def prepare(self) -> None:
         """Reads and encodes the data, builds the model, and finds the checkpoint to go on from."""
-        recipe, data, training = self.recipe, self.recipe.data, self.recipe.training
+        recipe, training = self.recipe, self.recipe.training
         with self.processes.main_process_first():
-            pairs = read_pairs(data, "train", streaming=data.streaming, expand_targets=data.all_targets)
-            checked = None if data.validation is None else read_pairs(data, "validation")
-            self.tokenizers = self._tokenizers(pairs)
-            limits: dict[str, Any] = {
-                "max_source_length": data.max_source_length,
-                "max_target_length": data.max_target_length,
-            }
-            self.train_pairs = encode_pairs(
-                pairs, self.tokenizers, too_long=data.too_long, split="train", streaming=data.streaming, **limits
-            )
-            self.validation_pairs = None
-            if checked is not None:
-                self.validation_pairs = encode_pairs(
-                    checked, self.tokenizers, too_long="truncate", split="validation", keep_texts=True, **limits
-                )
-        self.batches: TokenBatchSampler | None = None
-        if data.streaming:
-            self.train_pairs = self.train_pairs.shuffle(seed=training.seed, buffer_size=data.shuffle_rows)
-            self.max_steps = training.max_steps or 0
-        else:
-            self.batches = self._batches()
-            self.max_steps = len(self.batches) // training.accumulation
-            dropped = len(pairs) - len(self.train_pairs)
-            self.report(
-                f"{len(self.train_pairs):,} training pairs ({dropped:,} too long), padding "
-                f"{100.0 * self.batches.padding_share():.1f} %, {self.max_steps:,} steps"
-            )
+            self.prepare_data()
+        self.prepare_batches()
         set_seed(training.seed)
         self.model = build_recipe_model(recipe, self.tokenizers)
         self.report(
@@ -160,6 +145,41 @@ class _Run:
             remove_torn(self.folder.work)
         self.processes.wait_for_everyone()
         self.checkpoints = whole_checkpoints(self.folder.work, self.report)
+
+    def prepare_data(self) -> None:
+        """Reads the data and encodes it with the tokenizers of the run; the first process does so first."""
+        data = self.recipe.data
+        pairs = read_pairs(data, "train", streaming=data.streaming, expand_targets=data.all_targets)
+        checked = None if data.validation is None else read_pairs(data, "validation")
+        self.tokenizers = self.take_tokenizers(lambda: train_tokenizers(self.recipe, pairs))
+        limits: dict[str, Any] = {
+            "max_source_length": data.max_source_length,
+            "max_target_length": data.max_target_length,
+        }
+        self.train_pairs = encode_pairs(
+            pairs, self.tokenizers, too_long=data.too_long, split="train", streaming=data.streaming, **limits
+        )
+        self.num_too_long = 0 if data.streaming else len(pairs) - len(self.train_pairs)
+        self.validation_pairs = None
+        if checked is not None:
+            self.validation_pairs = encode_pairs(
+                checked, self.tokenizers, too_long="truncate", split="validation", keep_texts=True, **limits
+            )
+
+    def prepare_batches(self) -> None:
+        """Plans the batches of the run, except for a stream."""
+        training, data = self.recipe.training, self.recipe.data
+        self.batches: TokenBatchSampler | None = None
+        if data.streaming:
+            self.train_pairs = self.train_pairs.shuffle(seed=training.seed, buffer_size=data.shuffle_rows)
+            self.max_steps = training.max_steps or 0
+            return
+        lengths = self.train_pairs.with_format("numpy")
+        self.plan_batches(lengths["source_length"][:], lengths["target_length"][:])
+        self.report(
+            f"{len(self.train_pairs):,} training pairs ({self.num_too_long:,} too long), padding "
+            f"{100.0 * self._padding_share():.1f} %, {self.max_steps:,} steps"
+        )
 
     def train(self) -> None:
         """Trains to the end, or raises `KeyboardInterrupt` when the state is saved."""
@@ -217,7 +237,7 @@ class _Run:
             seconds=self.budget.spent_seconds,
             hardware=describe_hardware(self.trainer.args.device.type),
             final_weights=final_weights,
-            padding_share=0.0 if self.batches is None else self.batches.padding_share(),
+            padding_share=self._padding_share(),
             training_loss=losses[-1] if losses else 0.0,
             validation=validation,
         )
@@ -236,7 +256,7 @@ class _Run:
             self.report(f"{name}: {value:.3f} on validation")
         self.report(f"The model is in {self.recipe.output}.")
 
-    def _tokenizers(self, pairs: Any) -> PairTokenizers:
+    def take_tokenizers(self, train: Callable[[], PairTokenizers]) -> PairTokenizers:
         """Takes the existing tokenizer, that of the interrupted run, or trains one; the first process writes it."""
         name = existing_tokenizer_name(self.recipe)
         if name is not None:
@@ -244,16 +264,16 @@ class _Run:
         if not self.folder.tokenizer.is_dir():
             self.report("Training the tokenizer.")
             with self.folder.whole(self.folder.tokenizer) as partial:
-                save_tokenizers(train_tokenizers(self.recipe, pairs), partial)
+                save_tokenizers(train(), partial)
         return load_tokenizers(self.folder.tokenizer)
 
-    def _batches(self) -> TokenBatchSampler:
+    def plan_batches(self, source_lengths: Any, target_lengths: Any, slots_of_pass: Any = None) -> None:
+        """Plans the batches of this process; arguments as in [`TokenBatchSampler`]."""
         training = self.recipe.training
-        lengths = self.train_pairs.with_format("numpy")
         steps = training.max_steps
-        return TokenBatchSampler(
-            lengths["source_length"][:],
-            lengths["target_length"][:],
+        self.batches = TokenBatchSampler(
+            source_lengths,
+            target_lengths,
             num_batches=None if steps is None else steps * training.accumulation,
             num_passes=training.epochs,
             max_tokens=training.max_tokens,
@@ -263,7 +283,12 @@ class _Run:
             group=training.accumulation,
             process_idx=self.processes.process_index,
             num_processes=self.processes.num_processes,
+            slots_of_pass=slots_of_pass,
         )
+        self.max_steps = len(self.batches) // training.accumulation
+
+    def _padding_share(self) -> float:
+        return 0.0 if self.batches is None else self.batches.padding_share()
 
     def _early_stopping(self) -> EarlyStopping | None:
         training = self.recipe.training
