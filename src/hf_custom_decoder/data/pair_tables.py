@@ -61,7 +61,14 @@ def load_rows(options: DataOptions, split: str, *, streaming: bool = False) -> t
     return rows, columns, name
 
 
-def read_pairs(options: DataOptions, split: str, *, streaming: bool = False, expand_targets: bool = False) -> Any:
+def read_pairs(
+    options: DataOptions,
+    split: str,
+    *,
+    streaming: bool = False,
+    expand_targets: bool = False,
+    keep_blank: bool = False,
+) -> Any:
     """Reads one split as pairs.
 
     Args:
@@ -70,6 +77,7 @@ def read_pairs(options: DataOptions, split: str, *, streaming: bool = False, exp
         streaming (`bool`, *optional*, defaults to `False`): Read rows as they are needed.
         expand_targets (`bool`, *optional*, defaults to `False`): Every reference makes a pair of its own; else the
             first is the target.
+        keep_blank (`bool`, *optional*, defaults to `False`): Keep rows without a source or a target, as blank texts.
 
     Returns:
         `datasets.Dataset` or `datasets.IterableDataset`: With the columns `source` and `target` (`str`) and
@@ -97,6 +105,7 @@ def read_pairs(options: DataOptions, split: str, *, streaming: bool = False, exp
             "expand_targets": expand_targets,
             "prefix_words": options.prefix_words,
             "lowercase": options.lowercase,
+            "keep_blank": keep_blank,
         },
         **({} if streaming else {"features": _features(datasets), "desc": f"reading {split}"}),
     )
@@ -220,6 +229,7 @@ def _make_pairs(
     expand_targets: bool,
     lowercase: bool,
     prefix_words: int | None,
+    keep_blank: bool,
 ) -> dict[str, list[Any]]:
     pairs: dict[str, list[Any]] = {"source": [], "target": [], "references": []}
     for values in zip(*rows.values(), strict=True):
@@ -229,6 +239,8 @@ def _make_pairs(
             sources, targets = _cut_after(sources, prefix_words)
         if lowercase:
             sources, targets = [text.lower() for text in sources], [text.lower() for text in targets]
+        if keep_blank:
+            sources, targets = sources or [""], targets or [""]
         if not sources or not targets:
             continue
         if len(sources) > 1:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from .cleaning_options import CleaningOptions
 from .option_rules import check_at_least as _check_at_least
 from .option_rules import check_choice as _check_choice
 from .option_rules import option as _option
@@ -278,6 +279,7 @@ class Recipe:
     pretraining: PretrainingOptions = field(
         default_factory=PretrainingOptions, metadata={"help": "Windows and mixing, for `pretrain`."}
     )
+    cleaning: CleaningOptions = field(default_factory=CleaningOptions, metadata={"help": "The cleaning."})
     tasks: dict[str, TaskOptions] = field(
         default_factory=dict, metadata={"help": "Tasks of `pretrain`, by names of your own."}
     )

@@ -62,6 +62,10 @@ def check_pretraining(recipe: Recipe) -> None:
         raise ValueError(
             f"Pre-training is measured by its loss, got `training.metric` = {recipe.training.metric}. Leave it out."
         )
+    if recipe.cleaning.is_on:
+        raise ValueError(
+            "`cleaning` is for the pairs of `train`, got it with `tasks`. Leave it out, and clean the text before."
+        )
     if not recipe.tokenizer.joint:
         raise ValueError(
             "Sources and targets of pre-training are parts of one text, got `tokenizer.joint: false`. Leave it out."

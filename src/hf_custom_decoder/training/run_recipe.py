@@ -17,6 +17,7 @@ from transformers import (
 )
 
 from ..atomic_files import write_json, write_text
+from ..data.cleaning import Cleaner, clean_pairs, clean_stream
 from ..data.pair_collator import PairCollator
 from ..data.pair_encoding import PairTokenizers, encode_pairs
 from ..data.pair_tables import read_pairs
@@ -51,6 +52,7 @@ from .whole_checkpoints import WholeCheckpoints, remove_torn, step_of, whole_che
 
 Report = Callable[[str], None]
 LOG_FILE = "training_log.json"
+CLEANING_FILE = "cleaning.json"
 _BUDGET_FILE = "training_budget.json"
 _STATE_FILE = "trainer_state.json"
 
@@ -128,6 +130,7 @@ class RecipeRun:
         self.folder = folder
         self.processes = processes
         self.report = report
+        self.cleaner: Cleaner | None = None
 
     def prepare(self) -> None:
         """Reads and encodes the data, builds the model, and finds the checkpoint to go on from."""
@@ -149,7 +152,10 @@ class RecipeRun:
     def prepare_data(self) -> None:
         """Reads the data and encodes it with the tokenizers of the run; the first process does so first."""
         data = self.recipe.data
-        pairs = read_pairs(data, "train", streaming=data.streaming, expand_targets=data.all_targets)
+        cleans = self.recipe.cleaning.is_on
+        pairs = read_pairs(data, "train", streaming=data.streaming, expand_targets=data.all_targets, keep_blank=cleans)
+        if cleans:
+            pairs = self.clean(pairs)
         checked = None if data.validation is None else read_pairs(data, "validation")
         self.tokenizers = self.take_tokenizers(lambda: train_tokenizers(self.recipe, pairs))
         limits: dict[str, Any] = {
@@ -165,6 +171,25 @@ class RecipeRun:
             self.validation_pairs = encode_pairs(
                 checked, self.tokenizers, too_long="truncate", split="validation", keep_texts=True, **limits
             )
+
+    def clean(self, pairs: Any) -> Any:
+        """Leaves pairs out by the recipe's rules, and tells how many; a stream tells at the end."""
+        data, options = self.recipe.data, self.recipe.cleaning
+        held_out: list[Any] = []
+        if options.overlap is not None:
+            named = [split for split in ("validation", "test") if getattr(data, split) is not None]
+            if not named:
+                raise ValueError(
+                    f"`cleaning.overlap` ({options.overlap}) compares with `data.validation` and `data.test`, got "
+                    "neither. Name one, or leave it out."
+                )
+            held_out = [pair for split in named for pair in read_pairs(data, split)]
+        self.cleaner = Cleaner(options, held_out)
+        if data.streaming:
+            return clean_stream(pairs, self.cleaner)
+        pairs = clean_pairs(pairs, self.cleaner)
+        self.report(f"Cleaning:\n{self.cleaner.report.as_table()}")
+        return pairs
 
     def prepare_batches(self) -> None:
         """Plans the batches of the run, except for a stream."""
@@ -248,12 +273,16 @@ class RecipeRun:
                 write_text(partial / RECIPE_FILE, recipe_to_yaml(self.recipe))
                 write_json(partial / LOG_FILE, state.log_history)
                 write_json(partial / RESULTS_FILE, asdict(results))
+                if self.cleaner is not None:
+                    write_json(partial / CLEANING_FILE, asdict(self.cleaner.report))
                 card = recipe_card(self.recipe, results, measurements, is_joint=self.tokenizers.is_joint)
                 write_model_card(partial, card)
             self.folder.close()
         self.processes.wait_for_everyone()
         for name, value in validation.items():
             self.report(f"{name}: {value:.3f} on validation")
+        if self.recipe.data.streaming and self.cleaner is not None:
+            self.report(f"Cleaning, of what was read in the first pass:\n{self.cleaner.report.as_table()}")
         self.report(f"The model is in {self.recipe.output}.")
 
     def take_tokenizers(self, train: Callable[[], PairTokenizers]) -> PairTokenizers:
