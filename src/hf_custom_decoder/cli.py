@@ -20,6 +20,7 @@ from .training.recipe_reading import read_recipe, take_overrides
 from .training.recipe_tokenizers import load_target_tokenizer
 from .training.run_pretraining import pretrain_recipe
 from .training.run_recipe import train_recipe
+from .training.run_tokenizer import train_recipe_tokenizer
 
 EXIT_DONE = 0
 EXIT_USAGE = 2
@@ -31,6 +32,7 @@ USER_ERRORS = (ImportError, OSError, ValueError)
 OWN_OPTIONS = {
     "train": ("fresh",),
     "pretrain": ("fresh",),
+    "tokenizer": ("folder",),
     "evaluate": ("model", "data", "predictions", "device", "trust_remote_code"),
 }
 """Options of the commands that take those of a recipe beside them."""
@@ -45,6 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_quickstart(commands)
     _add_train(commands)
     _add_pretrain(commands)
+    _add_tokenizer(commands)
     _add_evaluate(commands)
     _add_generate(commands)
     _add_push(commands)
@@ -198,6 +201,28 @@ def _add_pretrain(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     parser.add_argument("recipe", type=Path, metavar="RECIPE", help="YAML file")
     parser.add_argument("--fresh", action="store_true", help="forget what earlier runs have left in the folder")
     parser.set_defaults(run=_run_train, train=pretrain_recipe)
+
+
+def _add_tokenizer(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "tokenizer",
+        help="train and save only the tokenizer of a recipe",
+        usage="hf-custom-decoder tokenizer RECIPE [--folder DIR] [--OPTION VALUE ...]",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=(
+            "Trains the tokenizer(s) that `train` or `pretrain` would train, prints how many tokens it has, how many\n"
+            "it takes for a word and which share is unknown on validation text, and saves it for tokenizer.name."
+        ),
+        epilog=f"Options of a recipe, in the file or here (the section may be left out):\n{describe_options()}",
+    )
+    parser.add_argument("recipe", type=Path, metavar="RECIPE", help="YAML file")
+    parser.add_argument("--folder", type=Path, metavar="DIR", help="where to save (default: the output, -tokenizer)")
+    parser.set_defaults(run=_run_tokenizer)
+
+
+def _run_tokenizer(arguments: argparse.Namespace) -> None:
+    recipe = read_recipe(arguments.recipe, arguments.overrides)
+    train_recipe_tokenizer(recipe, _print_line, folder=arguments.folder)
 
 
 def _add_evaluate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

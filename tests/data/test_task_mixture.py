@@ -110,6 +110,9 @@ def test_batches_of_a_mixture_keep_the_budget_and_can_be_entered_anywhere() -> N
         return list(sampler)
 
     whole = batches()
+    sizes = mixture.source_lengths + mixture.target_lengths
+    spread = [max(sizes[slot % 60] for slot in batch) - min(sizes[slot % 60] for slot in batch) for batch in whole]
+    assert np.mean(spread) < 0.5 * (sizes.max() - sizes.min())  # sorted by length, also where draws differ
     for batch in whole:
         pairs = [mixture[slot] for slot in batch]
         longest = [max(len(pair[name]) for pair in pairs) for name in ("input_ids", "labels")]

@@ -15,6 +15,14 @@ def sentinel_names(num_sentinels: int) -> list[str]:
     return [f"<extra_id_{idx}>" for idx in range(num_sentinels)]
 
 
+def text_frame(tokenizer: PreTrainedTokenizerBase) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Returns the ids that a tokenizer puts before and after a text."""
+    inner = tokenizer(_PROBE, add_special_tokens=False)["input_ids"]
+    whole = tokenizer(_PROBE)["input_ids"]
+    start = next(idx for idx in range(len(whole)) if whole[idx : idx + len(inner)] == inner)
+    return tuple(whole[:start]), tuple(whole[start + len(inner) :])
+
+
 @dataclass(frozen=True)
 class NoiseTokens:
     """What noise and its frame are made of.
@@ -70,14 +78,11 @@ def find_noise_tokens(
             "Train one (leave `tokenizer.name` out), lower `pretraining.window` or `corruption_rate`, or raise "
             "`mean_span_length`."
         )
-    inner = tokenizer(_PROBE, add_special_tokens=False)["input_ids"]
-    whole = tokenizer(_PROBE)["input_ids"]
-    start = next(idx for idx in range(len(whole)) if whole[idx : idx + len(inner)] == inner)
+    before, after = text_frame(tokenizer)
     end = tokenizer.eos_token_id
-    after = tuple(whole[start + len(inner) :])
     ends = {idx for token, idx in known.items() if token.endswith(_SENTENCE_ENDS)}
     return NoiseTokens(
-        before=tuple(whole[:start]),
+        before=before,
         after=after if after and after[-1] == end else (*after, end),
         mask_id=tokenizer.mask_token_id,
         sentinel_ids=tuple(known[token] for token in sentinel_names(num_sentinels)),

@@ -78,6 +78,9 @@ class TokenizerOptions:
     joint: bool = _option(True, "One tokenizer for both sides; else one for each.")
     target_kind: str | None = _option(None, "Kind of the target's own tokenizer, by default the same.")
     target_vocab_size: int | None = _option(None, "Most tokens of the target's own tokenizer, by default as many.")
+    bpe_dropout: float = _option(
+        0.0, "Probability that a merge is left out when training text is cut, anew in every pass; for bpe, byte-level."
+    )
 
     def __post_init__(self) -> None:
         _check_choice("tokenizer.kind", self.kind, TOKENIZER_KINDS)
@@ -85,6 +88,8 @@ class TokenizerOptions:
             _check_choice("tokenizer.target_kind", self.target_kind, TOKENIZER_KINDS)
         _check_at_least("tokenizer.vocab_size", self.vocab_size, 5)
         _check_at_least("tokenizer.min_frequency", self.min_frequency, 1)
+        if not 0.0 <= self.bpe_dropout < 1.0:
+            raise ValueError(f"`tokenizer.bpe_dropout` must be from 0 to below 1, got {self.bpe_dropout}.")
         if self.joint and (self.target_kind is not None or self.target_vocab_size is not None):
             raise ValueError(
                 "`tokenizer.target_kind` and `tokenizer.target_vocab_size` belong to a tokenizer of the target alone, "
@@ -171,6 +176,11 @@ class TrainingOptions:
         None, "Share of the moving average of weights that stays at each step; measured and kept as the final model."
     )
     report_to: Texts = _option("none", "Reporters of the Trainer, such as tensorboard.")
+    source_dropout: float = _option(
+        0.0, "Probability that a source token becomes the unknown one, anew in every pass."
+    )
+    source_deletion: float = _option(0.0, "Probability that a source token is taken out, likewise.")
+    source_shuffle: int = _option(0, "Tokens that a source token may move at most when they are shuffled, likewise.")
 
     def __post_init__(self) -> None:
         _check_one_of(self, "training", "max_steps", "epochs")
@@ -194,6 +204,10 @@ class TrainingOptions:
             raise ValueError(f"`training.label_smoothing` must be from 0 to below 1, got {self.label_smoothing}.")
         if self.ema_decay is not None and not 0.0 < self.ema_decay < 1.0:
             raise ValueError(f"`training.ema_decay` must be above 0 and below 1, got {self.ema_decay}.")
+        for name in ("source_dropout", "source_deletion"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise ValueError(f"`training.{name}` must be from 0 to below 1, got {getattr(self, name)}.")
+        _check_at_least("training.source_shuffle", self.source_shuffle, 0)
         final = {
             "average_last": self.average_last > 1,
             "ema_decay": self.ema_decay is not None,
@@ -292,6 +306,22 @@ class Recipe:
                         f"`training.{name}` needs the length of all data, which a stream does not have, got "
                         f"`data.streaming: true`. Use {'max_steps' if name == 'epochs' else 'batch_size'}."
                     )
+        varied = [
+            name
+            for name, value in {
+                "tokenizer.bpe_dropout": self.tokenizer.bpe_dropout,
+                "training.source_dropout": self.training.source_dropout,
+                "training.source_deletion": self.training.source_deletion,
+                "training.source_shuffle": self.training.source_shuffle,
+            }.items()
+            if value
+        ]
+        if varied and (self.data.streaming or self.tasks):
+            found = "`data.streaming: true`" if self.data.streaming else "`tasks`"
+            raise ValueError(
+                f"`{varied[0]}` draws by pass and row of the pairs of `train`, so that a run can be gone on with, got "
+                f"{found}. Leave one of them out."
+            )
         validates = self.data.validation is not None or any(
             task.validation is not None for task in self.tasks.values()
         )

@@ -89,8 +89,8 @@ class PretrainingRun(RecipeRun):
     def prepare_data(self) -> None:
         """Reads the texts, takes or trains the tokenizer, and cuts the texts into windows."""
         recipe = self.recipe
-        train = {name: self._read(name, "train") for name in recipe.tasks}
-        self.tokenizers = self.take_tokenizers(lambda: self._train_tokenizer(train))
+        train = self.read_train()
+        self.tokenizers = self.take_tokenizers(lambda: self.new_tokenizers(train))
         tokenizer = self.tokenizers.source
         name = existing_tokenizer_name(recipe) or "of this run"
         frame = find_noise_tokens(tokenizer, name, needs_mask=False, num_sentinels=0)
@@ -121,6 +121,19 @@ class PretrainingRun(RecipeRun):
         self.plan_batches(mixture.source_lengths, mixture.target_lengths, mixture.slots_of_pass)
         self.report(f"{len(mixture):,} examples, {self.max_steps:,} steps")
 
+    def read_train(self) -> dict[str, Any]:
+        """Reads the data of every task."""
+        return {name: self._read(name, "train") for name in self.recipe.tasks}
+
+    def texts_of(self, split: str) -> tuple[list[str], list[str]]:
+        """Returns the texts of a split, all as one side."""
+        rows = {
+            name: self._read(name, split)
+            for name, task in self.recipe.tasks.items()
+            if getattr(_data_of(self.recipe, task), split) is not None
+        }
+        return list(self._texts(rows)), []
+
     def _read(self, name: str, split: str) -> Any:
         task = self.recipe.tasks[name]
         data = _data_of(self.recipe, task)
@@ -130,7 +143,7 @@ class PretrainingRun(RecipeRun):
         columns = [task.text] if isinstance(task.text, str) else list(task.text or [])
         return read_texts(data, split, columns, f"tasks.{name}.text")
 
-    def _train_tokenizer(self, rows: dict[str, Any]) -> PairTokenizers:
+    def new_tokenizers(self, rows: dict[str, Any]) -> PairTokenizers:
         """Trains a tokenizer that has the special tokens of all tasks."""
         recipe = self.recipe
         frame = NoiseTokens((), (0,) * _FRAME, None, (), frozenset())
@@ -152,6 +165,8 @@ class PretrainingRun(RecipeRun):
 
     def _texts(self, rows: dict[str, Any]) -> Iterator[str]:
         for name, task in self.recipe.tasks.items():
+            if name not in rows:
+                continue
             if task.is_supervised:
                 for pair in rows[name]:
                     yield pair["source"]

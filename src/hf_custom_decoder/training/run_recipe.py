@@ -22,6 +22,7 @@ from ..data.pair_collator import PairCollator
 from ..data.pair_encoding import PairTokenizers, encode_pairs
 from ..data.pair_tables import read_pairs
 from ..data.token_batches import TokenBatchSampler
+from ..data.varied_pairs import VariedPairs
 from ..evaluation.perplexity import mean_token_loss, perplexity
 from ..evaluation.predictions import decode_predictions
 from ..evaluation.text_metrics import MAIN_SCORES, check_metric_packages, score_texts
@@ -125,7 +126,7 @@ def check_training_packages(recipe: Recipe) -> None:
 class RecipeRun:
     """The stages of one run and what they hand on."""
 
-    def __init__(self, recipe: Recipe, folder: RecipeFolder, processes: Any, report: Report) -> None:
+    def __init__(self, recipe: Recipe, folder: Any, processes: Any, report: Report) -> None:
         self.recipe = recipe
         self.folder = folder
         self.processes = processes
@@ -152,25 +153,50 @@ class RecipeRun:
     def prepare_data(self) -> None:
         """Reads the data and encodes it with the tokenizers of the run; the first process does so first."""
         data = self.recipe.data
-        cleans = self.recipe.cleaning.is_on
-        pairs = read_pairs(data, "train", streaming=data.streaming, expand_targets=data.all_targets, keep_blank=cleans)
-        if cleans:
-            pairs = self.clean(pairs)
+        pairs = self.read_train()
         checked = None if data.validation is None else read_pairs(data, "validation")
-        self.tokenizers = self.take_tokenizers(lambda: train_tokenizers(self.recipe, pairs))
+        self.tokenizers = self.take_tokenizers(lambda: self.new_tokenizers(pairs))
         limits: dict[str, Any] = {
             "max_source_length": data.max_source_length,
             "max_target_length": data.max_target_length,
         }
+        varies = VariedPairs.are_wanted(self.recipe)
         self.train_pairs = encode_pairs(
-            pairs, self.tokenizers, too_long=data.too_long, split="train", streaming=data.streaming, **limits
+            pairs,
+            self.tokenizers,
+            too_long=data.too_long,
+            split="train",
+            streaming=data.streaming,
+            keep_texts=varies,
+            **limits,
         )
         self.num_too_long = 0 if data.streaming else len(pairs) - len(self.train_pairs)
+        if varies:
+            self.train_pairs = VariedPairs(self.train_pairs, self.tokenizers, self.recipe)
         self.validation_pairs = None
         if checked is not None:
             self.validation_pairs = encode_pairs(
                 checked, self.tokenizers, too_long="truncate", split="validation", keep_texts=True, **limits
             )
+
+    def read_train(self) -> Any:
+        """Reads what is trained on, cleaned by the recipe's rules."""
+        data, cleans = self.recipe.data, self.recipe.cleaning.is_on
+        pairs = read_pairs(data, "train", streaming=data.streaming, expand_targets=data.all_targets, keep_blank=cleans)
+        if cleans:
+            pairs = self.clean(pairs)
+        return pairs
+
+    def new_tokenizers(self, pairs: Any) -> PairTokenizers:
+        """Trains the tokenizers on what `read_train` gave."""
+        return train_tokenizers(self.recipe, pairs)
+
+    def texts_of(self, split: str) -> tuple[list[str], list[str]]:
+        """Returns the texts of a split on either side; none where the recipe names no such data."""
+        if getattr(self.recipe.data, split) is None:
+            return [], []
+        pairs = read_pairs(self.recipe.data, split)
+        return list(pairs["source"]), list(pairs["target"])
 
     def clean(self, pairs: Any) -> Any:
         """Leaves pairs out by the recipe's rules, and tells how many; a stream tells at the end."""
@@ -199,8 +225,12 @@ class RecipeRun:
             self.train_pairs = self.train_pairs.shuffle(seed=training.seed, buffer_size=data.shuffle_rows)
             self.max_steps = training.max_steps or 0
             return
-        lengths = self.train_pairs.with_format("numpy")
-        self.plan_batches(lengths["source_length"][:], lengths["target_length"][:])
+        if isinstance(self.train_pairs, VariedPairs):
+            varied = self.train_pairs
+            self.plan_batches(varied.source_lengths, varied.target_lengths, varied.slots_of_pass)
+        else:
+            lengths = self.train_pairs.with_format("numpy")
+            self.plan_batches(lengths["source_length"][:], lengths["target_length"][:])
         self.report(
             f"{len(self.train_pairs):,} training pairs ({self.num_too_long:,} too long), padding "
             f"{100.0 * self._padding_share():.1f} %, {self.max_steps:,} steps"
