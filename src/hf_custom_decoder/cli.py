@@ -24,7 +24,9 @@ from .quickstart.run_quickstart import run_quickstart
 from .training.recipe_options import describe_options
 from .training.recipe_reading import read_recipe, take_overrides
 from .training.recipe_tokenizers import load_target_tokenizer
+from .training.run_pretraining import pretrain_recipe
 from .training.run_recipe import train_recipe
+from .training.run_tokenizer import train_recipe_tokenizer
 
 EXIT_DONE = 0
 EXIT_WRONG = 1
@@ -36,6 +38,8 @@ USER_ERRORS = (ImportError, OSError, ValueError)
 
 OWN_OPTIONS: dict[str, tuple[str, ...]] = {
     "train": ("fresh",),
+    "pretrain": ("fresh",),
+    "tokenizer": ("folder",),
     "evaluate": ("model", "data", "predictions", "device", "trust_remote_code"),
     "doctor": ("json", "skip", "trust_remote_code"),
     **GENERATED_PAIRS_OPTIONS,
@@ -51,6 +55,8 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_quickstart(commands)
     _add_train(commands)
+    _add_pretrain(commands)
+    _add_tokenizer(commands)
     _add_evaluate(commands)
     _add_generate(commands)
     _add_push(commands)
@@ -179,16 +185,57 @@ def _add_train(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     parser.add_argument("recipe", type=Path, metavar="RECIPE", help="YAML file")
     parser.add_argument("--fresh", action="store_true", help="forget what earlier runs have left in the folder")
-    parser.set_defaults(run=_run_train)
+    parser.set_defaults(run=_run_train, train=train_recipe)
 
 
 def _run_train(arguments: argparse.Namespace) -> None:
     recipe = read_recipe(arguments.recipe, arguments.overrides)
     try:
-        train_recipe(recipe, _print_line, fresh=arguments.fresh)
+        arguments.train(recipe, _print_line, fresh=arguments.fresh)
     except KeyboardInterrupt:
         _print_line("\nThe same command (without --fresh) goes on where it stopped.")
         raise
+
+
+def _add_pretrain(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "pretrain",
+        help="pre-train on unlabelled text with the tasks of a recipe",
+        usage="hf-custom-decoder pretrain RECIPE [--fresh] [--OPTION VALUE ...]",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=(
+            "Trains on the tasks of a recipe: span corruption, text infilling, sentence permutation, prefix and\n"
+            "causal language modelling on unlabelled text, and supervised pairs, mixed. What it leaves is a model\n"
+            "that another recipe goes on from (model.pretrained). Interrupted in any way and started again with the\n"
+            "same command, it goes on. On several devices: accelerate launch -m hf_custom_decoder pretrain RECIPE"
+        ),
+        epilog=f"Options of a recipe, in the file or here (the section may be left out):\n{describe_options()}",
+    )
+    parser.add_argument("recipe", type=Path, metavar="RECIPE", help="YAML file")
+    parser.add_argument("--fresh", action="store_true", help="forget what earlier runs have left in the folder")
+    parser.set_defaults(run=_run_train, train=pretrain_recipe)
+
+
+def _add_tokenizer(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "tokenizer",
+        help="train and save only the tokenizer of a recipe",
+        usage="hf-custom-decoder tokenizer RECIPE [--folder DIR] [--OPTION VALUE ...]",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=(
+            "Trains the tokenizer(s) that `train` or `pretrain` would train, prints how many tokens it has, how many\n"
+            "it takes for a word and which share is unknown on validation text, and saves it for tokenizer.name."
+        ),
+        epilog=f"Options of a recipe, in the file or here (the section may be left out):\n{describe_options()}",
+    )
+    parser.add_argument("recipe", type=Path, metavar="RECIPE", help="YAML file")
+    parser.add_argument("--folder", type=Path, metavar="DIR", help="where to save (default: the output, -tokenizer)")
+    parser.set_defaults(run=_run_tokenizer)
+
+
+def _run_tokenizer(arguments: argparse.Namespace) -> None:
+    recipe = read_recipe(arguments.recipe, arguments.overrides)
+    train_recipe_tokenizer(recipe, _print_line, folder=arguments.folder)
 
 
 def _add_evaluate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

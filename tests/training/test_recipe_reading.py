@@ -88,7 +88,10 @@ def test_the_command_line_wins(tmp_path: Path) -> None:
         ),
         ({"training": {"max_steps": 5, "batch_size": 1, "teacher_weight": 0}}, "`training.teacher_weight` must be"),
         ({"training": {"max_steps": 5, "batch_size": 1, "teacher_temperature": 0}}, "`training.teacher_temperature`"),
-        ({"training": {"max_steps": 5, "batch_size": 1, "source_drop": 1}}, "`training.source_drop` must be from 0"),
+        (
+            {"training": {"max_steps": 5, "batch_size": 1, "source_dropout": 1}},
+            "`training.source_dropout` must be from 0",
+        ),
         ({"tokenizer": {"tags": ["<BT>", "<BT>"]}}, "`tokenizer.tags` must be different texts"),
         ({"training": {"max_steps": 5, "batch_size": 1, "r_drop": -1}}, "`training.r_drop` must be at least 0"),
         (

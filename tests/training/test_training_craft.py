@@ -68,9 +68,10 @@ def craft(teacher: Path) -> dict[str, Any]:
         "training__freeze": {"encoder": 9, "decoder.layers.0.self_attn": "always"},
         "training__label_smoothing": 0.1,
         "training__ema_decay": 0.9,
-        "training__source_drop": 0.2,
+        "training__source_dropout": 0.1,
+        "training__source_deletion": 0.1,
         "training__source_shuffle": 2,
-        "training__target_hide": 0.2,
+        "training__target_dropout": 0.2,
         "data__validation": None,
     }
 

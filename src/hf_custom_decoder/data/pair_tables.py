@@ -22,27 +22,21 @@ _READERS: dict[str, tuple[str, dict[str, Any]]] = {
     "csv": ("csv", {"keep_default_na": False}),  # the words "None" and "NA" are text
     "tsv": ("csv", {"keep_default_na": False, "delimiter": "\t", "quoting": 3}),  # quotes are text
     "parquet": ("parquet", {}),
+    "text": ("text", {}),  # a text a line, in the column "text"
 }
 
 
-def read_pairs(options: DataOptions, split: str, *, streaming: bool = False, expand_targets: bool = False) -> Any:
-    """Reads one split as pairs.
-
-    Args:
-        options ([`DataOptions`]): Where the data is and which columns are meant.
-        split (`str`): "train", "validation" or "test".
-        streaming (`bool`, *optional*, defaults to `False`): Read rows as they are needed.
-        expand_targets (`bool`, *optional*, defaults to `False`): Every reference makes a pair of its own; else the
-            first is the target.
+def load_rows(options: DataOptions, split: str, *, streaming: bool = False) -> tuple[Any, list[str], str]:
+    """Reads one split as it is, cut to `max_rows`.
 
     Returns:
-        `datasets.Dataset` or `datasets.IterableDataset`: With the columns `source` and `target` (`str`) and
-        `references` (`list[str]`, the target among them). Rows without a source or a target are left out.
+        `tuple[datasets.Dataset | datasets.IterableDataset, list[str], str]`: The rows, their columns, and what the
+        split is called in messages.
 
     Raises:
         ImportError: If `datasets` is not installed.
         OSError: If a file is not there, or the Hub could not be asked.
-        ValueError: If the split is not named, a column is missing, or nothing is left.
+        ValueError: If the split is not named or empty.
     """
     try:
         import datasets
@@ -60,14 +54,47 @@ def read_pairs(options: DataOptions, split: str, *, streaming: bool = False, exp
     columns = rows.column_names
     if columns is None:  # a stream that has to be looked at
         columns = list(next(iter(rows), {}))
-    source = ColumnText(options.source, "data.source")
-    target = source if options.prefix_words is not None else ColumnText(options.target, "data.target")
     if not streaming and len(rows) == 0:
         raise ValueError(f"`data.{split}` must hold some rows, {name} is empty.")
-    for text in (source, target):
-        text.check(columns, name)
     if options.max_rows is not None:
         rows = rows.take(options.max_rows) if streaming else rows.select(range(min(options.max_rows, len(rows))))
+    return rows, columns, name
+
+
+def read_pairs(
+    options: DataOptions,
+    split: str,
+    *,
+    streaming: bool = False,
+    expand_targets: bool = False,
+    keep_blank: bool = False,
+) -> Any:
+    """Reads one split as pairs.
+
+    Args:
+        options ([`DataOptions`]): Where the data is and which columns are meant.
+        split (`str`): "train", "validation" or "test".
+        streaming (`bool`, *optional*, defaults to `False`): Read rows as they are needed.
+        expand_targets (`bool`, *optional*, defaults to `False`): Every reference makes a pair of its own; else the
+            first is the target.
+        keep_blank (`bool`, *optional*, defaults to `False`): Keep rows without a source or a target, as blank texts.
+
+    Returns:
+        `datasets.Dataset` or `datasets.IterableDataset`: With the columns `source` and `target` (`str`) and
+        `references` (`list[str]`, the target among them). Rows without a source or a target are left out.
+
+    Raises:
+        ImportError: If `datasets` is not installed.
+        OSError: If a file is not there, or the Hub could not be asked.
+        ValueError: If the split is not named, a column is missing, or nothing is left.
+    """
+    rows, columns, name = load_rows(options, split, streaming=streaming)
+    import datasets
+
+    source = ColumnText(options.source, "data.source")
+    target = source if options.prefix_words is not None else ColumnText(options.target, "data.target")
+    for text in (source, target):
+        text.check(columns, name)
     pairs = rows.map(
         _make_pairs,
         batched=True,
@@ -78,6 +105,7 @@ def read_pairs(options: DataOptions, split: str, *, streaming: bool = False, exp
             "expand_targets": expand_targets,
             "prefix_words": options.prefix_words,
             "lowercase": options.lowercase,
+            "keep_blank": keep_blank,
         },
         **({} if streaming else {"features": _features(datasets), "desc": f"reading {split}"}),
     )
@@ -201,6 +229,7 @@ def _make_pairs(
     expand_targets: bool,
     lowercase: bool,
     prefix_words: int | None,
+    keep_blank: bool,
 ) -> dict[str, list[Any]]:
     pairs: dict[str, list[Any]] = {"source": [], "target": [], "references": []}
     for values in zip(*rows.values(), strict=True):
@@ -210,6 +239,8 @@ def _make_pairs(
             sources, targets = _cut_after(sources, prefix_words)
         if lowercase:
             sources, targets = [text.lower() for text in sources], [text.lower() for text in targets]
+        if keep_blank:
+            sources, targets = sources or [""], targets or [""]
         if not sources or not targets:
             continue
         if len(sources) > 1:

@@ -1,6 +1,6 @@
 """Batches by a budget of tokens, in an order that depends on the seed alone."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from torch.utils.data import Sampler
@@ -26,6 +26,9 @@ class TokenBatchSampler(Sampler[list[int]]):
         group (`int`, *optional*, defaults to 1): Batches of a process that make an optimizer step, for `num_passes`.
         process_idx (`int`, *optional*, defaults to 0): Which process this is.
         num_processes (`int`, *optional*, defaults to 1): How many there are.
+        slots_of_pass (`Callable`, *optional*): Gives the examples of a pass, in an order drawn by a generator, in
+            place of every row once: numbers whose remainder by the number of rows is the row, so that the quotient
+            can tell one draw of a row from another.
 
     Raises:
         ValueError: If there is no pair, one is longer than the budget, or both or none of two alternatives are given.
@@ -45,6 +48,7 @@ class TokenBatchSampler(Sampler[list[int]]):
         group: int = 1,
         process_idx: int = 0,
         num_processes: int = 1,
+        slots_of_pass: Callable[[int, np.random.Generator], np.ndarray] | None = None,
     ) -> None:
         self._sources = np.asarray(source_lengths, dtype=np.int64)
         self._targets = np.asarray(target_lengths, dtype=np.int64)
@@ -70,6 +74,7 @@ class TokenBatchSampler(Sampler[list[int]]):
         self._seed = seed
         self._process_idx = process_idx
         self._num_processes = num_processes
+        self._slots_of_pass = slots_of_pass
         self.num_batches = self._batches_of(num_passes, group) if num_batches is None else num_batches
 
     def __len__(self) -> int:
@@ -88,21 +93,26 @@ class TokenBatchSampler(Sampler[list[int]]):
             pass_idx += 1
 
     def batches_of_pass(self, pass_idx: int) -> list[np.ndarray]:
-        """Returns the batches of one pass over the data, for all processes, as arrays of row numbers."""
+        """Returns the batches of one pass over the data, for all processes, as arrays of row numbers (or slots)."""
         generator = np.random.default_rng([self._seed, pass_idx])
-        order = generator.permutation(len(self._sources))
+        if self._slots_of_pass is None:
+            order = generator.permutation(len(self._sources))
+        else:
+            order = self._slots_of_pass(pass_idx, generator)
         batches: list[np.ndarray] = []
         size = self._window_size()
         for start in range(0, len(order), size):
             window = order[start : start + size]
-            by_length = np.lexsort((self._sources[window], self._targets[window]))
+            rows = window % len(self._sources)
+            by_length = np.lexsort((self._sources[rows], self._targets[rows]))
             batches += self._fill(window[by_length])
         return [batches[idx] for idx in generator.permutation(len(batches))]
 
     def padding_share(self, pass_idx: int = 0) -> float:
         """Returns which share of the cells of one pass is padding, from 0 to 1."""
-        cells = sum(self._cells(batch) for batch in self.batches_of_pass(pass_idx))
-        return 1.0 - float(self._sources.sum() + self._targets.sum()) / cells
+        batches = [batch % len(self._sources) for batch in self.batches_of_pass(pass_idx)]
+        cells = sum(self._cells(rows) for rows in batches)
+        return 1.0 - float(sum((self._sources[rows] + self._targets[rows]).sum() for rows in batches)) / cells
 
     def _window_size(self) -> int:
         if self._batch_size is not None:
@@ -110,23 +120,23 @@ class TokenBatchSampler(Sampler[list[int]]):
         mean = float((self._sources + self._targets).mean())
         return max(int((self._max_tokens or 0) / mean), 1) * self._window_batches
 
-    def _fill(self, rows: np.ndarray) -> list[np.ndarray]:
-        """Cuts sorted rows into batches that keep the budget."""
+    def _fill(self, slots: np.ndarray) -> list[np.ndarray]:
+        """Cuts sorted examples into batches that keep the budget."""
         if self._batch_size is not None:
-            return [rows[start : start + self._batch_size] for start in range(0, len(rows), self._batch_size)]
+            return [slots[start : start + self._batch_size] for start in range(0, len(slots), self._batch_size)]
         batches = []
         start = longest_source = longest_target = 0
-        for idx, row in enumerate(rows):
+        for idx, row in enumerate(slots % len(self._sources)):
             source, target = max(longest_source, int(self._sources[row])), max(longest_target, int(self._targets[row]))
             if idx > start and (idx + 1 - start) * (source + target) > (self._max_tokens or 0):
-                batches.append(rows[start:idx])
+                batches.append(slots[start:idx])
                 start, source, target = idx, int(self._sources[row]), int(self._targets[row])
             longest_source, longest_target = source, target
-        batches.append(rows[start:])
+        batches.append(slots[start:])
         return batches
 
-    def _cells(self, batch: np.ndarray) -> int:
-        return len(batch) * int(self._sources[batch].max() + self._targets[batch].max())
+    def _cells(self, rows: np.ndarray) -> int:
+        return len(rows) * int(self._sources[rows].max() + self._targets[rows].max())
 
     def _batches_of(self, num_passes: float | None, group: int) -> int:
         """Turns passes into batches of one process, rounded up to whole optimizer steps."""

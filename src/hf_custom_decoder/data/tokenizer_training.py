@@ -16,6 +16,8 @@ from tokenizers import (
 )
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from .noise_tokens import MASK_TOKEN
+
 SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<unk>")
 """Ids 0 to 3 of every tokenizer that is trained here."""
 
@@ -31,7 +33,7 @@ def train_tokenizer(
     max_length: int,
     min_frequency: int = 2,
     split_punctuation: bool = True,
-    tags: Sequence[str] = (),
+    extra_tokens: Sequence[str] = (),
 ) -> PreTrainedTokenizerFast:
     """Trains a tokenizer that ends every text with `</s>` and gives the text back when it decodes.
 
@@ -48,7 +50,7 @@ def train_tokenizer(
             byte-level), a word or a character to be known; unigram does not use it.
         split_punctuation (`bool`, *optional*, defaults to `True`): For bpe and unigram: punctuation marks and symbols
             are pieces of their own.
-        tags (`Sequence[str]`, *optional*): Special tokens of the caller, with the ids from 4.
+        extra_tokens (`Sequence[str]`, *optional*): More special tokens, from id 4 on: tags, the mask, sentinels.
 
     Returns:
         [`~transformers.PreTrainedTokenizerFast`]: `<pad>` is 0, `<s>` 1, `</s>` 2, `<unk>` 3. All lies in
@@ -57,7 +59,7 @@ def train_tokenizer(
     Raises:
         ValueError: If `kind` is unknown, or the texts hold nothing to learn.
     """
-    special = [AddedToken(token, special=True, normalized=False) for token in (*SPECIAL_TOKENS, *tags)]
+    special = [AddedToken(token, special=True, normalized=False) for token in (*SPECIAL_TOKENS, *extra_tokens)]
     compose = normalizers.NFC()
     trainer: trainers.Trainer
     if kind in ("bpe", "unigram"):
@@ -113,16 +115,18 @@ def train_tokenizer(
             f"There must be text to train a tokenizer on in which something occurs {min_frequency} times, found none. "
             "Check the columns, or lower `tokenizer.min_frequency`."
         )
-    return as_fast_tokenizer(tokenizer, max_length, tags)
+    return as_fast_tokenizer(tokenizer, max_length, extra_tokens)
 
 
-def as_fast_tokenizer(tokenizer: Tokenizer, max_length: int, tags: Sequence[str] = ()) -> PreTrainedTokenizerFast:
+def as_fast_tokenizer(
+    tokenizer: Tokenizer, max_length: int, extra_tokens: Sequence[str] = ()
+) -> PreTrainedTokenizerFast:
     """Makes a tokenizer of transformers that ends every text with `</s>`.
 
     Args:
         tokenizer (`tokenizers.Tokenizer`): Its ids 0 to 3 are [`SPECIAL_TOKENS`].
         max_length (`int`): `model_max_length` of the result, in tokens.
-        tags (`Sequence[str]`, *optional*): More special tokens that it knows.
+        extra_tokens (`Sequence[str]`, *optional*): More special tokens that it knows.
     """
     tokenizer.post_processor = processors.TemplateProcessing(
         single="$A </s>", special_tokens=[("</s>", SPECIAL_TOKENS.index("</s>"))]
@@ -133,7 +137,8 @@ def as_fast_tokenizer(tokenizer: Tokenizer, max_length: int, tags: Sequence[str]
         bos_token="<s>",
         eos_token="</s>",
         unk_token="<unk>",
-        extra_special_tokens=list(tags),
+        **({"mask_token": MASK_TOKEN} if MASK_TOKEN in extra_tokens else {}),
+        extra_special_tokens=[token for token in extra_tokens if token != MASK_TOKEN],
         model_max_length=max_length,
         padding_side="right",
         clean_up_tokenization_spaces=False,

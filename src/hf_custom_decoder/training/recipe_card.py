@@ -35,7 +35,8 @@ def recipe_card(
         [`ModelCardContents`]: Ready to be written.
     """
     card, data = recipe.card, recipe.data
-    name = data.dataset or ", ".join(Path(file).name for file in _as_list(data.train))
+    files = _as_list(data.train) or [file for task in recipe.tasks.values() for file in _as_list(task.train)]
+    name = data.dataset or ", ".join(Path(file).name for file in files)
     split = "validation" if data.validation is not None else "training"
     target = (
         "" if is_joint else f'target_tokenizer = AutoTokenizer.from_pretrained(folder, subfolder="{TARGET_FOLDER}")\n'

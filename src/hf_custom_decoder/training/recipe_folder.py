@@ -68,7 +68,7 @@ def _compare(stored: dict[str, Any], recipe: Recipe, folder: Path) -> None:
         for name, value in options.items():
             if name in _FREE_OPTIONS.get(section, ()):
                 continue
-            before = (stored.get(section) or {}).get(name, defaults[section][name])
+            before = (stored.get(section) or {}).get(name, defaults[section].get(name))
             if before != value:
                 raise ValueError(
                     f"`{section}.{name}` must be the same when a run is continued: the one in {folder} has "

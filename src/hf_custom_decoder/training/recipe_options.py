@@ -3,12 +3,18 @@
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from .cleaning_options import CleaningOptions
+from .option_rules import check_at_least as _check_at_least
+from .option_rules import check_choice as _check_choice
+from .option_rules import option as _option
+from .pretraining_options import PretrainingOptions, TaskOptions
+
 Texts = str | list[str] | None
 
 TOKENIZER_KINDS = ("bpe", "unigram", "byte-level", "word", "character")
 SCHEDULES = ("linear", "cosine", "inverse_sqrt", "constant")
 TOO_LONG = ("drop", "truncate", "refuse")
-FILE_FORMATS = ("json", "csv", "tsv", "parquet", "parallel")
+FILE_FORMATS = ("json", "csv", "tsv", "parquet", "parallel", "text")
 PRECISIONS = ("fp32", "bf16")
 METRICS = (
     "bleu",
@@ -22,13 +28,6 @@ METRICS = (
     "diversity",
 )
 UTILITIES = ("chrf", "bleu")
-
-
-def _option(default: Any, text: str) -> Any:
-    """A field with its description; lists and dicts are copied for every instance."""
-    if isinstance(default, (list, dict)):
-        return field(default_factory=lambda: type(default)(default), metadata={"help": text})
-    return field(default=default, metadata={"help": text})
 
 
 @dataclass
@@ -46,7 +45,7 @@ class DataOptions:
     format: str | None = _option(
         None,
         f"Form of the files, one of {', '.join(FILE_FORMATS)}; by default from their names. parallel: two text files, "
-        "sources and targets, paired line by line.",
+        "sources and targets, paired line by line. text: a text a line, in the column text.",
     )
     source: str = _option("source", "Column of the input, a path such as translation.de, or a text with {column}s.")
     target: str = _option("target", "Column of the output, in the same forms; a list holds several references.")
@@ -93,6 +92,9 @@ class TokenizerOptions:
     joint: bool = _option(True, "One tokenizer for both sides; else one for each.")
     target_kind: str | None = _option(None, "Kind of the target's own tokenizer, by default the same.")
     target_vocab_size: int | None = _option(None, "Most tokens of the target's own tokenizer, by default as many.")
+    bpe_dropout: float = _option(
+        0.0, "Probability that a merge is left out when training text is cut, anew in every pass; for bpe, byte-level."
+    )
 
     def __post_init__(self) -> None:
         _check_choice("tokenizer.kind", self.kind, TOKENIZER_KINDS)
@@ -103,6 +105,8 @@ class TokenizerOptions:
         for tag in self.tags:
             if not tag or tag != tag.strip() or self.tags.count(tag) > 1:
                 raise ValueError(f"`tokenizer.tags` must be different texts, no blanks around them, got {self.tags}.")
+        if not 0.0 <= self.bpe_dropout < 1.0:
+            raise ValueError(f"`tokenizer.bpe_dropout` must be from 0 to below 1, got {self.bpe_dropout}.")
         if self.joint and (self.target_kind is not None or self.target_vocab_size is not None):
             raise ValueError(
                 "`tokenizer.target_kind` and `tokenizer.target_vocab_size` belong to a tokenizer of the target alone, "
@@ -200,10 +204,13 @@ class TrainingOptions:
     )
     teacher_weight: float = _option(0.5, "Share of the teacher in the loss, above 0 up to 1; the rest is the labels'.")
     teacher_temperature: float = _option(1.0, "What the logits of teacher and student are divided by before compared.")
-    source_drop: float = _option(0.0, "Share of source tokens that are left out of a batch, such as 0.1.")
-    source_shuffle: int = _option(0, "Tokens by which a source token may move, such as 3.")
-    target_hide: float = _option(
-        0.0, "Share of the decoder's inputs that become the unknown token (word dropout); labels stay."
+    source_dropout: float = _option(
+        0.0, "Probability that a source token becomes the unknown one, anew in every pass."
+    )
+    source_deletion: float = _option(0.0, "Probability that a source token is taken out, likewise.")
+    source_shuffle: int = _option(0, "Tokens that a source token may move at most when they are shuffled, likewise.")
+    target_dropout: float = _option(
+        0.0, "Probability that a token that the decoder reads becomes the unknown one; labels stay."
     )
     layer_decay: float | None = _option(
         None, "Factor on the learning rate from each layer to the one below it, in encoder and decoder, up to 1."
@@ -232,7 +239,7 @@ class TrainingOptions:
             _check_at_least(f"training.{name}", getattr(self, name), 0)
         if self.layer_decay is not None and not 0.0 < self.layer_decay <= 1.0:
             raise ValueError(f"`training.layer_decay` must be above 0 and at most 1, got {self.layer_decay}.")
-        for name in ("source_drop", "target_hide"):
+        for name in ("source_dropout", "source_deletion", "target_dropout"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ValueError(f"`training.{name}` must be from 0 to below 1, got {getattr(self, name)}.")
         if not 0.0 < self.teacher_weight <= 1.0:
@@ -360,6 +367,13 @@ class Recipe:
     generation: GenerationOptions = field(default_factory=GenerationOptions, metadata={"help": "The search."})
     evaluation: EvaluationOptions = field(default_factory=EvaluationOptions, metadata={"help": "The measurement."})
     card: CardOptions = field(default_factory=CardOptions, metadata={"help": "The model card."})
+    pretraining: PretrainingOptions = field(
+        default_factory=PretrainingOptions, metadata={"help": "Windows and mixing, for `pretrain`."}
+    )
+    cleaning: CleaningOptions = field(default_factory=CleaningOptions, metadata={"help": "The cleaning."})
+    tasks: dict[str, TaskOptions] = field(
+        default_factory=dict, metadata={"help": "Tasks of `pretrain`, by names of your own."}
+    )
 
     def __post_init__(self) -> None:
         if self.data.streaming:
@@ -374,8 +388,27 @@ class Recipe:
                 "`evaluation.minimum_risk` chooses among several outputs, got `generation.num_return_sequences` = "
                 f"{self.generation.num_return_sequences}. Raise it."
             )
+        varied = [
+            name
+            for name, value in {
+                "tokenizer.bpe_dropout": self.tokenizer.bpe_dropout,
+                "training.source_dropout": self.training.source_dropout,
+                "training.source_deletion": self.training.source_deletion,
+                "training.source_shuffle": self.training.source_shuffle,
+            }.items()
+            if value
+        ]
+        if varied and (self.data.streaming or self.tasks):
+            found = "`data.streaming: true`" if self.data.streaming else "`tasks`"
+            raise ValueError(
+                f"`{varied[0]}` draws by pass and row of the pairs of `train`, so that a run can be gone on with, got "
+                f"{found}. Leave one of them out."
+            )
+        validates = self.data.validation is not None or any(
+            task.validation is not None for task in self.tasks.values()
+        )
         measured = self.training.patience is not None or self.training.metric is not None
-        if (measured or self.training.average_best > 1) and self.data.validation is None:
+        if (measured or self.training.average_best > 1) and not validates:
             raise ValueError(
                 "`training.patience`, `training.metric` and `training.average_best` need validation data, got no "
                 "`data.validation`. Name it."
@@ -387,6 +420,13 @@ def describe_options() -> str:
     lines = []
     recipe = Recipe()
     for section in fields(Recipe):
+        if section.name == "tasks":
+            lines.append(f"\ntasks: {section.metadata['help']} {TaskOptions.__doc__}")
+            lines += [
+                f"  --tasks.NAME.{option.name} ({getattr(TaskOptions(), option.name)}): {option.metadata['help']}"
+                for option in fields(TaskOptions)
+            ]
+            continue
         options = getattr(recipe, section.name)
         if not hasattr(options, "__dataclass_fields__"):
             lines.append(f"  --{section.name} ({options}): {section.metadata['help']}")
@@ -397,16 +437,6 @@ def describe_options() -> str:
             default = empty.get(option.name, getattr(options, option.name))
             lines.append(f"  --{section.name}.{option.name} ({default}): {option.metadata['help']}")
     return "\n".join(lines)
-
-
-def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"`{name}` must be one of {', '.join(choices)}, got {value!r}.")
-
-
-def _check_at_least(name: str, value: float, least: int) -> None:
-    if value < least:
-        raise ValueError(f"`{name}` must be at least {least}, got {value}.")
 
 
 def _check_one_of(options: Any, section: str, first: str, second: str) -> None:

@@ -134,8 +134,7 @@ def _full_name(name: str) -> str:
 
 
 def _build(kind: type, content: Any, prefix: str) -> Any:
-    if not isinstance(content, dict):
-        raise ValueError(f"`{prefix.rstrip('.')}` must hold options by name, got {content!r}.")
+    content = _section(content, prefix.rstrip("."))
     hints = typing.get_type_hints(kind)
     values = {}
     for name, value in content.items():
@@ -144,9 +143,34 @@ def _build(kind: type, content: Any, prefix: str) -> Any:
         hint = hints[name]
         if is_dataclass(hint):
             values[name] = _build(typing.cast(type, hint), {} if value is None else value, f"{prefix}{name}.")
+        elif named := _named_sections(hint):
+            values[name] = {
+                str(key): _build_named(named, {} if options is None else options, name, str(key))
+                for key, options in _section({} if value is None else value, f"{prefix}{name}").items()
+            }
         else:
             values[name] = _convert(value, hint, f"{prefix}{name}")
     return kind(**values)
+
+
+def _section(content: Any, name: str) -> dict[str, Any]:
+    if not isinstance(content, dict):
+        raise ValueError(f"`{name}` must hold options by name, got {content!r}.")
+    return content
+
+
+def _build_named(kind: type, content: Any, section: str, key: str) -> Any:
+    """One of the sections by free names; its own rules know that name as a star."""
+    try:
+        return _build(kind, content, f"{section}.{key}.")
+    except ValueError as error:
+        raise ValueError(str(error).replace(f"`{section}.*.", f"`{section}.{key}.")) from error
+
+
+def _named_sections(hint: Any) -> type | None:
+    """The dataclass of a dict of sections by free names; None for other options."""
+    kind = typing.get_args(hint)[1] if typing.get_origin(hint) is dict else None
+    return kind if isinstance(kind, type) and is_dataclass(kind) else None
 
 
 def _unknown(name: str, siblings: list[str], prefix: str) -> str:

@@ -94,7 +94,7 @@ def train_tokenizers(recipe: Recipe, pairs: Any) -> PairTokenizers:
             max_length=max_length,
             min_frequency=options.min_frequency,
             split_punctuation=options.split_punctuation,
-            tags=options.tags,
+            extra_tokens=options.tags,
         )
 
     if options.joint:

@@ -13,8 +13,8 @@ from ..evaluation.predictions import IGNORED_LABEL_ID
 from ..exact_evaluation import ExactEvaluationMixin
 from .added_loss import AddedLoss
 from .frozen_weights import FrozenWeights
-from .token_noise import TokenNoise
 from .weight_averages import MovingAverage
+from .word_dropout import WordDropout
 
 
 class RecipeTrainer(ExactEvaluationMixin, Seq2SeqTrainer):
@@ -28,7 +28,7 @@ class RecipeTrainer(ExactEvaluationMixin, Seq2SeqTrainer):
         moving_average ([`MovingAverage`], *optional*): Its weights are the ones that `evaluate` measures.
         added_loss ([`AddedLoss`], *optional*): Calls the model in training; without it the model's loss is taken.
         frozen ([`FrozenWeights`], *optional*): What is not trained from the first step on.
-        noise ([`TokenNoise`], *optional*): What batches go through before the model sees them.
+        word_dropout ([`WordDropout`], *optional*): What batches go through before the model sees them.
         kwargs: Of `Seq2SeqTrainer`.
     """
 
@@ -39,7 +39,7 @@ class RecipeTrainer(ExactEvaluationMixin, Seq2SeqTrainer):
         moving_average: MovingAverage | None = None,
         added_loss: AddedLoss | None = None,
         frozen: FrozenWeights | None = None,
-        noise: TokenNoise | None = None,
+        word_dropout: WordDropout | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -47,7 +47,7 @@ class RecipeTrainer(ExactEvaluationMixin, Seq2SeqTrainer):
         self._moving_average = moving_average
         self._added_loss = added_loss
         self._frozen = frozen
-        self._noise = noise
+        self._word_dropout = word_dropout
         self._place = (-1, 0)  # optimizer steps that are done, and batches of the running one
         self._num_tokens = 0  # since the last log entry
         self._num_cells = 0
@@ -67,8 +67,8 @@ class RecipeTrainer(ExactEvaluationMixin, Seq2SeqTrainer):
     def training_step(
         self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
     ) -> torch.Tensor:
-        if self._noise is not None:
-            inputs = self._noise(inputs, self._number_of_batch(), model)
+        if self._word_dropout is not None:
+            inputs = self._word_dropout(inputs, self._number_of_batch(), model)
         self._num_cells += inputs["input_ids"].numel() + inputs["labels"].numel()
         self._num_tokens += int(inputs["attention_mask"].sum()) + int((inputs["labels"] != IGNORED_LABEL_ID).sum())
         loss = super().training_step(model, inputs, num_items_in_batch)

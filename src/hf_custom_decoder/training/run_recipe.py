@@ -18,10 +18,12 @@ from transformers import (
 from transformers.integrations.integration_utils import get_available_reporting_integrations
 
 from ..atomic_files import write_json, write_text
+from ..data.cleaning import Cleaner, clean_pairs, clean_stream
 from ..data.pair_collator import PairCollator
 from ..data.pair_encoding import PairTokenizers, encode_pairs
 from ..data.pair_tables import read_pairs
 from ..data.token_batches import TokenBatchSampler
+from ..data.varied_pairs import VariedPairs
 from ..evaluation.perplexity import mean_token_loss, perplexity
 from ..evaluation.predictions import decode_predictions
 from ..evaluation.text_metrics import MAIN_SCORES, check_metric_packages, score_texts
@@ -50,15 +52,16 @@ from .recipe_tokenizers import (
 from .recipe_trainer import RecipeTrainer
 from .stop_on_request import StopOnRequest
 from .teacher import load_teacher
-from .token_noise import build_noise
 from .training_budget import BudgetCallback, TrainingBudget
 from .weight_averages import MovingAverage, average_checkpoints, load_weights
 from .whole_checkpoints import WholeCheckpoints, remove_torn, step_of, whole_checkpoints
+from .word_dropout import build_word_dropout
 
 Report = Callable[[str], None]
 LOG_FILE = "training_log.json"
 REPORTS = "runs"
 """Where TensorBoard's reporter writes; the Hub shows a folder of this name."""
+CLEANING_FILE = "cleaning.json"
 _BUDGET_FILE = "training_budget.json"
 _STATE_FILE = "trainer_state.json"
 
@@ -82,6 +85,16 @@ def train_recipe(recipe: Recipe, report: Report, *, fresh: bool = False) -> Path
         ValueError: If the recipe does not fit its data or its model, or the output folder is another run's.
         KeyboardInterrupt: After Ctrl-C or SIGTERM, when the state is saved.
     """
+    if recipe.tasks:
+        raise ValueError(
+            f"`tasks` belong to pre-training, got {', '.join(recipe.tasks)}. Run `hf-custom-decoder pretrain`, or "
+            "leave them out."
+        )
+    return carry_out(recipe, report, fresh=fresh, stages=RecipeRun)
+
+
+def carry_out(recipe: Recipe, report: Report, *, fresh: bool, stages: "type[RecipeRun]") -> Path:
+    """Runs the stages of a run, or what is left of them; otherwise as [`train_recipe`]."""
     check_training_packages(recipe)
     from accelerate import PartialState
 
@@ -97,7 +110,7 @@ def train_recipe(recipe: Recipe, report: Report, *, fresh: bool = False) -> Path
     if folder.is_finished:
         report(f"{recipe.output} is finished. Use --fresh to train it again.")
         return folder.output
-    run = _Run(recipe, folder, processes, report)
+    run = stages(recipe, folder, processes, report)
     with naming_a_full_disk(folder.work, run.keep_whole):
         run.prepare()
         run.train()
@@ -125,14 +138,15 @@ def check_training_packages(recipe: Recipe) -> None:
             )
 
 
-class _Run:
+class RecipeRun:
     """The stages of one run and what they hand on."""
 
-    def __init__(self, recipe: Recipe, folder: RecipeFolder, processes: Any, report: Report) -> None:
+    def __init__(self, recipe: Recipe, folder: Any, processes: Any, report: Report) -> None:
         self.recipe = recipe
         self.folder = folder
         self.processes = processes
         self.report = report
+        self.cleaner: Cleaner | None = None
 
     def keep_whole(self) -> str:
         """Removes what is torn, and says what a failed run can go on from."""
@@ -143,44 +157,21 @@ class _Run:
 
     def prepare(self) -> None:
         """Reads and encodes the data, builds the model, and finds the checkpoint to go on from."""
-        recipe, data, training = self.recipe, self.recipe.data, self.recipe.training
+        recipe, training = self.recipe, self.recipe.training
         check_pretrained(recipe)
         name = existing_tokenizer_name(recipe)
         existing = None if name is None else take_existing(recipe, name)
         with self.processes.main_process_first():
-            pairs = read_pairs(data, "train", streaming=data.streaming, expand_targets=data.all_targets)
-            checked = None if data.validation is None else read_pairs(data, "validation")
-            self.tokenizers = self._trained_tokenizers(pairs) if existing is None else existing
+            train = self.read_train()
+            self.tokenizers = self.take_tokenizers(train) if existing is None else existing
         set_seed(training.seed)
         self.model = build_recipe_model(recipe, self.tokenizers)  # what does not fit is refused before the long work
         self.frozen = FrozenWeights(self.model, training.freeze) if training.freeze else None
-        self.noise = build_noise(training, self.tokenizers)
+        self.word_dropout = build_word_dropout(training, self.tokenizers)
         self.teacher = None if training.teacher is None else load_teacher(recipe, self.tokenizers)
         with self.processes.main_process_first():
-            limits: dict[str, Any] = {
-                "max_source_length": data.max_source_length,
-                "max_target_length": data.max_target_length,
-            }
-            self.train_pairs = encode_pairs(
-                pairs, self.tokenizers, too_long=data.too_long, split="train", streaming=data.streaming, **limits
-            )
-            self.validation_pairs = None
-            if checked is not None:
-                self.validation_pairs = encode_pairs(
-                    checked, self.tokenizers, too_long="truncate", split="validation", keep_texts=True, **limits
-                )
-        self.batches: TokenBatchSampler | None = None
-        if data.streaming:
-            self.train_pairs = self.train_pairs.shuffle(seed=training.seed, buffer_size=data.shuffle_rows)
-            self.max_steps = training.max_steps or 0
-        else:
-            self.batches = self._batches()
-            self.max_steps = len(self.batches) // training.accumulation
-            dropped = len(pairs) - len(self.train_pairs)
-            self.report(
-                f"{len(self.train_pairs):,} training pairs ({dropped:,} too long), padding "
-                f"{100.0 * self.batches.padding_share():.1f} %, {self.max_steps:,} steps"
-            )
+            self.encode(train)
+        self.prepare_batches()
         self.report(
             f"{type(self.model).__name__} with {self.model.num_parameters():,} parameters, "
             f"{len(self.tokenizers.target):,} target tokens"
@@ -191,6 +182,90 @@ class _Run:
             remove_torn(self.folder.work)
         self.processes.wait_for_everyone()
         self.checkpoints = whole_checkpoints(self.folder.work, self.report)
+
+    def encode(self, pairs: Any) -> None:
+        """Encodes what `read_train` gave, and the validation data."""
+        data = self.recipe.data
+        limits: dict[str, Any] = {
+            "max_source_length": data.max_source_length,
+            "max_target_length": data.max_target_length,
+        }
+        varies = VariedPairs.are_wanted(self.recipe)
+        self.train_pairs = encode_pairs(
+            pairs,
+            self.tokenizers,
+            too_long=data.too_long,
+            split="train",
+            streaming=data.streaming,
+            keep_texts=varies,
+            **limits,
+        )
+        self.num_too_long = 0 if data.streaming else len(pairs) - len(self.train_pairs)
+        if varies:
+            self.train_pairs = VariedPairs(self.train_pairs, self.tokenizers, self.recipe)
+        self.validation_pairs = None
+        if self.checked is not None:
+            self.validation_pairs = encode_pairs(
+                self.checked, self.tokenizers, too_long="truncate", split="validation", keep_texts=True, **limits
+            )
+
+    def read_train(self) -> Any:
+        """Reads what is trained on, cleaned by the recipe's rules."""
+        data, cleans = self.recipe.data, self.recipe.cleaning.is_on
+        pairs = read_pairs(data, "train", streaming=data.streaming, expand_targets=data.all_targets, keep_blank=cleans)
+        if cleans:
+            pairs = self.clean(pairs)
+        self.checked = None if data.validation is None else read_pairs(data, "validation")
+        return pairs
+
+    def new_tokenizers(self, pairs: Any) -> PairTokenizers:
+        """Trains the tokenizers on what `read_train` gave."""
+        return train_tokenizers(self.recipe, pairs)
+
+    def texts_of(self, split: str) -> tuple[list[str], list[str]]:
+        """Returns the texts of a split on either side; none where the recipe names no such data."""
+        if getattr(self.recipe.data, split) is None:
+            return [], []
+        pairs = read_pairs(self.recipe.data, split)
+        return list(pairs["source"]), list(pairs["target"])
+
+    def clean(self, pairs: Any) -> Any:
+        """Leaves pairs out by the recipe's rules, and tells how many; a stream tells at the end."""
+        data, options = self.recipe.data, self.recipe.cleaning
+        held_out: list[Any] = []
+        if options.overlap is not None:
+            named = [split for split in ("validation", "test") if getattr(data, split) is not None]
+            if not named:
+                raise ValueError(
+                    f"`cleaning.overlap` ({options.overlap}) compares with `data.validation` and `data.test`, got "
+                    "neither. Name one, or leave it out."
+                )
+            held_out = [pair for split in named for pair in read_pairs(data, split)]
+        self.cleaner = Cleaner(options, held_out)
+        if data.streaming:
+            return clean_stream(pairs, self.cleaner)
+        pairs = clean_pairs(pairs, self.cleaner)
+        self.report(f"Cleaning:\n{self.cleaner.report.as_table()}")
+        return pairs
+
+    def prepare_batches(self) -> None:
+        """Plans the batches of the run, except for a stream."""
+        training, data = self.recipe.training, self.recipe.data
+        self.batches: TokenBatchSampler | None = None
+        if data.streaming:
+            self.train_pairs = self.train_pairs.shuffle(seed=training.seed, buffer_size=data.shuffle_rows)
+            self.max_steps = training.max_steps or 0
+            return
+        if isinstance(self.train_pairs, VariedPairs):
+            varied = self.train_pairs
+            self.plan_batches(varied.source_lengths, varied.target_lengths, varied.slots_of_pass)
+        else:
+            lengths = self.train_pairs.with_format("numpy")
+            self.plan_batches(lengths["source_length"][:], lengths["target_length"][:])
+        self.report(
+            f"{len(self.train_pairs):,} training pairs ({self.num_too_long:,} too long), padding "
+            f"{100.0 * self._padding_share():.1f} %, {self.max_steps:,} steps"
+        )
 
     def train(self) -> None:
         """Trains to the end, or raises `KeyboardInterrupt` when the state is saved."""
@@ -245,7 +320,7 @@ class _Run:
             seconds=self.budget.spent_seconds,
             hardware=describe_hardware(self.trainer.args.device.type),
             final_weights=final_weights,
-            padding_share=0.0 if self.batches is None else self.batches.padding_share(),
+            padding_share=self._padding_share(),
             training_loss=losses[-1] if losses else 0.0,
             validation=validation,
         )
@@ -258,29 +333,33 @@ class _Run:
                 if (self.folder.work / REPORTS).is_dir():
                     shutil.copytree(self.folder.work / REPORTS, partial / REPORTS)
                 write_json(partial / RESULTS_FILE, asdict(results))
+                if self.cleaner is not None:
+                    write_json(partial / CLEANING_FILE, asdict(self.cleaner.report))
                 card = recipe_card(self.recipe, results, measurements, is_joint=self.tokenizers.is_joint)
                 write_model_card(partial, card)
             self.folder.publish(self.folder.finished)
         self.processes.wait_for_everyone()
         for name, value in validation.items():
             self.report(f"{name}: {value:.3f} on validation")
+        if self.recipe.data.streaming and self.cleaner is not None:
+            self.report(f"Cleaning, of what was read in the first pass:\n{self.cleaner.report.as_table()}")
         self.report(f"The model is in {self.recipe.output}.")
 
-    def _trained_tokenizers(self, pairs: Any) -> PairTokenizers:
+    def take_tokenizers(self, train: Any) -> PairTokenizers:
         """Takes the tokenizer of the interrupted run, or trains one; the first process writes it."""
         if not self.folder.tokenizer.is_dir():
             self.report("Training the tokenizer.")
             with self.folder.whole(self.folder.tokenizer) as partial:
-                save_tokenizers(train_tokenizers(self.recipe, pairs), partial)
+                save_tokenizers(self.new_tokenizers(train), partial)
         return load_tokenizers(self.folder.tokenizer)
 
-    def _batches(self) -> TokenBatchSampler:
+    def plan_batches(self, source_lengths: Any, target_lengths: Any, slots_of_pass: Any = None) -> None:
+        """Plans the batches of this process; arguments as in [`TokenBatchSampler`]."""
         training = self.recipe.training
-        lengths = self.train_pairs.with_format("numpy")
         steps = training.max_steps
-        return TokenBatchSampler(
-            lengths["source_length"][:],
-            lengths["target_length"][:],
+        self.batches = TokenBatchSampler(
+            source_lengths,
+            target_lengths,
             num_batches=None if steps is None else steps * training.accumulation,
             num_passes=training.epochs,
             max_tokens=training.max_tokens,
@@ -290,7 +369,12 @@ class _Run:
             group=training.accumulation,
             process_idx=self.processes.process_index,
             num_processes=self.processes.num_processes,
+            slots_of_pass=slots_of_pass,
         )
+        self.max_steps = len(self.batches) // training.accumulation
+
+    def _padding_share(self) -> float:
+        return 0.0 if self.batches is None else self.batches.padding_share()
 
     def _early_stopping(self) -> EarlyStopping | None:
         training = self.recipe.training
@@ -350,7 +434,7 @@ class _Run:
             moving_average=self.moving_average,
             added_loss=self._added_loss(),
             frozen=self.frozen,
-            noise=self.noise,
+            word_dropout=self.word_dropout,
             model=self.model,
             args=arguments,
             data_collator=PairCollator(_pad_token_id(self.tokenizers)),
