@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import PreTrainedModel
+from transformers import BertConfig, EncoderDecoderConfig, EncoderDecoderModel, PreTrainedModel
 
 from hf_custom_decoder.doctor import CHECK_NAMES, Limits, Verdict, examine_model, training_checks
 from tests.combinations import build_pair
@@ -78,6 +78,16 @@ def test_what_is_broken_is_wrong(
     found = finding(model, name)
     assert found.verdict is Verdict.WRONG, found.text
     assert re.search(text, found.text), found.text
+
+
+def test_two_published_models_tie_as_the_decoder_says() -> None:
+    side = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    for is_tied in (True, False):
+        decoder = BertConfig(**side, intermediate_size=16, tie_word_embeddings=is_tied)
+        config = EncoderDecoderConfig.from_encoder_decoder_configs(BertConfig(**side, intermediate_size=16), decoder)
+        found = finding(EncoderDecoderModel(config).eval(), "tying")
+        assert found.verdict is Verdict.RIGHT, found.text
+        assert f"tie_word_embeddings {is_tied}" in found.text
 
 
 def test_repeated_sources_are_a_note() -> None:

@@ -106,7 +106,9 @@ def _tokenizer_problems(
 def check_tying(patient: Patient) -> Found:
     """Embeddings and vocabulary projection are one tensor exactly where the config says so."""
     model = patient.original
-    wanted = bool(getattr(model.config, "tie_word_embeddings", False))
+    is_joined = model.config.model_type == "encoder-decoder"  # two published models: the decoder ties its own
+    settings = _configs(model)[-1] if is_joined else model.config
+    wanted = bool(getattr(settings, "tie_word_embeddings", False))
     output: Any = model.get_output_embeddings()
     if output is None:
         return Verdict.NOT_APPLICABLE, "The model has no vocabulary projection."
