@@ -1,6 +1,7 @@
 """Every recipe of examples/recipes: options that exist, a model that can be built, rows of its form that it reads."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,12 @@ import torch
 
 from hf_custom_decoder.data.pair_encoding import PairTokenizers
 from hf_custom_decoder.data.pair_tables import read_pairs
+from hf_custom_decoder.data.text_windows import read_texts
 from hf_custom_decoder.data.tokenizer_training import train_tokenizer
 from hf_custom_decoder.training.recipe_model import build_recipe_model
 from hf_custom_decoder.training.recipe_options import Recipe
 from hf_custom_decoder.training.recipe_reading import read_recipe
+from hf_custom_decoder.training.run_pretraining import check_pretraining
 
 RECIPES = sorted((Path(__file__).parents[2] / "examples" / "recipes").glob("*.yaml"))
 
@@ -20,6 +23,9 @@ WORDS = "one two three four five six seven eight nine ten " * 4
 ROWS: dict[str, tuple[dict[str, Any], tuple[str, str]]] = {
     "multi30k_tiny": ({"en": "a dog", "de": "ein Hund"}, ("a dog", "ein Hund")),
     "multi30k_lstm": ({"en": "a dog", "de": "ein Hund"}, ("a dog", "ein Hund")),
+    "multi30k_small": ({"en": "a dog", "de": "ein Hund"}, ("a dog", "ein Hund")),
+    "multi30k_small_pretrained": ({"en": "a dog", "de": "ein Hund"}, ("a dog", "ein Hund")),
+    "multi30k_pretrain": ({"en": "a dog", "de": "ein Hund"}, ("a dog", "ein Hund")),
     "e2e": ({"mr": "name[X]", "ref": "X is here."}, ("name[X]", "X is here.")),
     "squad_mini": (
         {"question": "Who?", "context": "It was me.", "answers": ["me", "It was me"]},
@@ -57,6 +63,12 @@ def test_recipes_read_rows_of_their_form(path: Path, tmp_path: Path) -> None:
         return
     row, expected = ROWS[path.stem]
     (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    if recipe.tasks:
+        check_pretraining(recipe)
+        for task in recipe.tasks.values():
+            data = replace(recipe.data, train=str(tmp_path / "rows.jsonl"), cache_dir=str(tmp_path / "cache"))
+            assert list(read_texts(data, "train", list(task.text or []), "text")["text"]) == list(expected)
+        return
     for split in ("train", "validation", "test"):
         assert getattr(recipe.data, split) is not None
         setattr(recipe.data, split, str(tmp_path / "rows.jsonl"))
@@ -68,6 +80,12 @@ def test_recipes_read_rows_of_their_form(path: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_models_of_recipes_fit_their_data(path: Path) -> None:
     recipe = recipe_of(path)
+    if recipe.model.pretrained is not None:  # a folder of another recipe, and that of its twin
+        assert recipe.model.pretrained == recipe_of(path.with_name("multi30k_pretrain.yaml")).output
+        twin = recipe_of(path.with_name("multi30k_small.yaml"))
+        assert (twin.data, twin.training) == (recipe.data, recipe.training)
+        assert twin.model == recipe_of(path.with_name("multi30k_pretrain.yaml")).model
+        return
     tokenizer = train_tokenizer(["a b c"], kind="word", vocab_size=9, max_length=9, min_frequency=1)
     with torch.device("meta"):
         model = build_recipe_model(recipe, PairTokenizers(tokenizer, tokenizer))

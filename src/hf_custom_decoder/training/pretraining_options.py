@@ -46,7 +46,9 @@ class TaskOptions:
     config: str | None = option(None, "Configuration of that data set.")
     revision: str | None = option(None, "Commit, tag or branch of that data set.")
     train: str | list[str] | None = option(None, "Training split or file(s).")
-    validation: str | list[str] | None = option(None, "Validation split or file(s).")
+    validation: str | list[str] | None = option(
+        None, "Validation split or file(s); those of `data` only if `train` is left to it too."
+    )
     format: str | None = option(None, "Form of the files, as `data.format`.")
     text: str | list[str] | None = option(
         None, "Column(s) of unlabelled text, in the forms of `data.source`; each text of a row is a document."
