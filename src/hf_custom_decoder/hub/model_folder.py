@@ -5,6 +5,8 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from .file_safety import check_files
+
 _TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -31,7 +33,8 @@ def load_model_folder(
 
     Raises:
         OSError: If there is no such folder or repository, or it holds no model.
-        ValueError: If the folder has no tokenizer, or its model is of a kind that cannot be loaded here.
+        ValueError: If the folder has no tokenizer, its model is of a kind that cannot be loaded here, or its files
+            are not what their names say (see [`~hf_custom_decoder.hub.file_safety.check_files`]).
     """
     folder = Path(name)
     if folder.exists():
@@ -44,6 +47,9 @@ def load_model_folder(
             raise ValueError(
                 f"{name} holds a model but no tokenizer. Save it there: `tokenizer.save_pretrained({str(name)!r})`."
             )
+        problems = check_files(folder)
+        if problems:
+            raise ValueError(f"{name} cannot be read safely: {' '.join(problems)} Do not use it.")
     try:
         model: PreTrainedModel = AutoModelForSeq2SeqLM.from_pretrained(name, trust_remote_code=trust_remote_code)
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)

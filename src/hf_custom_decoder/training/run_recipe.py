@@ -25,6 +25,7 @@ from ..evaluation.perplexity import mean_token_loss, perplexity
 from ..evaluation.predictions import decode_predictions
 from ..evaluation.text_metrics import MAIN_SCORES, check_metric_packages, score_texts
 from ..hub.model_card import Measurement, write_model_card
+from .checkpoint_safety import safely_from
 from .early_stopping import EarlyStopping
 from .hardware import describe_hardware, limit_threads
 from .interruption import Interruption
@@ -196,7 +197,8 @@ class _Run:
             if newest is not None and self._is_over(newest):
                 self._load_finished(newest)
             else:
-                self.trainer.train(resume_from_checkpoint=None if newest is None else str(newest))
+                with safely_from(newest, self.model):
+                    self.trainer.train(resume_from_checkpoint=None if newest is None else str(newest))
             if interruption is not None and interruption.is_requested and not self._is_complete():
                 raise KeyboardInterrupt
         self.processes.wait_for_everyone()
