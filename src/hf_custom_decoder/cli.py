@@ -9,6 +9,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from .data.text_sources import read_sources
 from .evaluation.batched_generation import generate_texts
+from .evaluation.decoding_precision import PRECISIONS
 from .evaluation.run_evaluation import evaluate_recipe, evaluation_recipe
 from .hub.model_folder import load_model_folder
 from .hub.push import push
@@ -27,7 +28,10 @@ EXIT_INTERRUPTED = 130
 USER_ERRORS = (ImportError, OSError, ValueError)
 """What the library raises for wrong arguments, missing files and missing packages."""
 
-OWN_OPTIONS = {"train": ("fresh",), "evaluate": ("model", "data", "predictions", "device", "trust_remote_code")}
+OWN_OPTIONS = {
+    "train": ("fresh",),
+    "evaluate": ("model", "data", "predictions", "device", "precision", "trust_remote_code"),
+}
 """Options of the commands that take those of a recipe beside them."""
 
 
@@ -194,6 +198,7 @@ def _add_evaluate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     )
     parser.add_argument("--predictions", type=Path, metavar="DIR", help="where to write (default: in the model's)")
     parser.add_argument("--device", choices=DEVICES, default="cpu", help="where to run (default: cpu)")
+    parser.add_argument("--precision", choices=PRECISIONS, help="numbers to decode with (default: those of the file)")
     parser.add_argument(
         "--trust_remote_code", action="store_true", help="run code from the folder; models of this package need none"
     )
@@ -208,6 +213,7 @@ def _run_evaluate(arguments: argparse.Namespace) -> None:
         predictions=arguments.predictions,
         device=arguments.device,
         trust_remote_code=arguments.trust_remote_code,
+        precision=arguments.precision,
     )
 
 
@@ -228,6 +234,7 @@ def _add_generate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     parser.add_argument("--max_new_tokens", type=int, metavar="N", help="longest output in tokens")
     parser.add_argument("--batch_size", type=int, default=32, metavar="N", help="inputs generated together")
     parser.add_argument("--device", choices=DEVICES, default="cpu", help="where to run (default: cpu)")
+    parser.add_argument("--precision", choices=PRECISIONS, help="numbers to decode with (default: those of the file)")
     parser.add_argument(
         "--trust_remote_code", action="store_true", help="run code from the folder; models of this package need none"
     )
@@ -237,7 +244,10 @@ def _add_generate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
 def _run_generate(arguments: argparse.Namespace) -> None:
     sources = read_sources(arguments.texts, arguments.file, sys.stdin)
     model, tokenizer = load_model_folder(
-        arguments.model, device=arguments.device, trust_remote_code=arguments.trust_remote_code
+        arguments.model,
+        device=arguments.device,
+        trust_remote_code=arguments.trust_remote_code,
+        precision=arguments.precision,
     )
     chosen = {name: getattr(arguments, name) for name in ("num_beams", "max_new_tokens")}
     outputs = generate_texts(

@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from ..evaluation.decoding_precision import set_decoding_precision
 from .file_safety import check_files
 
 _TOKENIZER_FILES = (
@@ -18,7 +19,7 @@ _TOKENIZER_FILES = (
 
 
 def load_model_folder(
-    name: str | Path, *, device: str = "cpu", trust_remote_code: bool = False
+    name: str | Path, *, device: str = "cpu", trust_remote_code: bool = False, precision: str | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Loads an encoder-decoder model and its tokenizer.
 
@@ -27,6 +28,8 @@ def load_model_folder(
         device (`str`, *optional*, defaults to "cpu"): Where to put the model.
         trust_remote_code (`bool`, *optional*, defaults to `False`):
             Whether code from the folder may run. The models of this package need none where it is installed.
+        precision (`str`, *optional*): Numbers to decode with: "fp32", "bf16" or "int8" (see
+            [`~hf_custom_decoder.evaluation.decoding_precision.set_decoding_precision`]); None keeps those of the file.
 
     Returns:
         `tuple[PreTrainedModel, PreTrainedTokenizerBase]`: The model in evaluation mode, and the tokenizer.
@@ -61,4 +64,6 @@ def load_model_folder(
             f"no folder, and the Hub could not be asked or has no such model ({str(error).splitlines()[0]})"
         ) from error
     model.to(torch.device(device))  # type: ignore[arg-type]
+    if precision is not None:
+        set_decoding_precision(model, precision)
     return model, tokenizer

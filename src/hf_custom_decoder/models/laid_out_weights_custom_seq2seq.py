@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from .int8_linear_custom_seq2seq import Int8Linear, JoinedInt8Linear
+
 TALL = 8
 """A matrix with so many times as many outputs as inputs is tall: a vocabulary projection."""
 
@@ -71,8 +73,12 @@ class LaidOutLinear:
         self.transposed = self.weight.t().contiguous()
 
 
-def laid_out(*modules: nn.Linear) -> LaidOutLinear:
+def laid_out(*modules: Any) -> Any:
     """One or several linear layers over the same inputs as one, their outputs side by side."""
+    if all(isinstance(one, Int8Linear) for one in modules):
+        return JoinedInt8Linear(*modules)
+    if any(isinstance(one, Int8Linear) for one in modules):  # of several, some were too small
+        return lambda inputs: torch.cat([one(inputs) for one in modules], dim=-1)
     if len(modules) == 1:
         return LaidOutLinear(modules[0].weight, modules[0].bias)
     weight = torch.cat([one.weight for one in modules])
