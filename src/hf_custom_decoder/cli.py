@@ -13,6 +13,7 @@ from .cli_generated_pairs import GENERATED_PAIRS_OPTIONS, add_generated_pairs
 from .data.text_sources import read_sources
 from .doctor import CHECK_NAMES, examine
 from .evaluation.batched_generation import generate_texts
+from .evaluation.decoding_precision import PRECISIONS
 from .evaluation.paired_bootstrap import compare_predictions
 from .evaluation.run_evaluation import evaluate_recipe, evaluation_recipe
 from .evaluation.sentence_scores import PAIRED_METRICS
@@ -40,7 +41,7 @@ OWN_OPTIONS: dict[str, tuple[str, ...]] = {
     "train": ("fresh",),
     "pretrain": ("fresh",),
     "tokenizer": ("folder",),
-    "evaluate": ("model", "data", "predictions", "device", "trust_remote_code"),
+    "evaluate": ("model", "data", "predictions", "device", "precision", "trust_remote_code"),
     "doctor": ("json", "skip", "trust_remote_code"),
     **GENERATED_PAIRS_OPTIONS,
 }
@@ -257,6 +258,7 @@ def _add_evaluate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     )
     parser.add_argument("--predictions", type=Path, metavar="DIR", help="where to write (default: in the model's)")
     parser.add_argument("--device", choices=DEVICES, default="cpu", help="where to run (default: cpu)")
+    parser.add_argument("--precision", choices=PRECISIONS, help="numbers to decode with (default: those of the file)")
     parser.add_argument(
         "--trust_remote_code", action="store_true", help="run code from the folder; models of this package need none"
     )
@@ -271,6 +273,7 @@ def _run_evaluate(arguments: argparse.Namespace) -> None:
         predictions=arguments.predictions,
         device=arguments.device,
         trust_remote_code=arguments.trust_remote_code,
+        precision=arguments.precision,
     )
 
 
@@ -291,6 +294,7 @@ def _add_generate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     parser.add_argument("--max_new_tokens", type=int, metavar="N", help="longest output in tokens")
     parser.add_argument("--batch_size", type=int, default=32, metavar="N", help="inputs generated together")
     parser.add_argument("--device", choices=DEVICES, default="cpu", help="where to run (default: cpu)")
+    parser.add_argument("--precision", choices=PRECISIONS, help="numbers to decode with (default: those of the file)")
     parser.add_argument(
         "--trust_remote_code", action="store_true", help="run code from the folder; models of this package need none"
     )
@@ -300,7 +304,10 @@ def _add_generate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
 def _run_generate(arguments: argparse.Namespace) -> None:
     sources = read_sources(arguments.texts, arguments.file, sys.stdin)
     model, tokenizer = load_model_folder(
-        arguments.model, device=arguments.device, trust_remote_code=arguments.trust_remote_code
+        arguments.model,
+        device=arguments.device,
+        trust_remote_code=arguments.trust_remote_code,
+        precision=arguments.precision,
     )
     chosen = {name: getattr(arguments, name) for name in ("num_beams", "max_new_tokens")}
     outputs = generate_texts(

@@ -56,8 +56,8 @@ OF_BOTH_STACKS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ),
     ({"position_type": None}, ValueError, r"`position_type` must be one of .*got None"),
     ({"hidden_act": "swoosh"}, ValueError, r"`hidden_act` must be one of \[.*'gelu'.*\], got 'swoosh'\. Choose"),
-    ({"norm_eps": 0}, ValueError, r"`norm_eps` must be a number above 0, got 0"),
-    ({"initializer_range": -0.02}, ValueError, r"`initializer_range` must be a number above 0, got -0\.02"),
+    ({"norm_eps": 0}, ValueError, r"`norm_eps` must be a number above 0 and finite, got 0"),
+    ({"initializer_range": -0.02}, ValueError, r"`initializer_range` must be a number above 0 and finite, got -0\.02"),
     (
         {"hidden_size": 30},
         ValueError,

@@ -37,7 +37,7 @@ OF_BOTH_STACKS: list[Refusal] = [
         for name in ("vocab_size", "hidden_size", "embedding_size", "num_hidden_layers", "max_position_embeddings")
     ],
     ({"dropout": 1.0}, ValueError, r"`dropout` must be a probability in \[0, 1\), got 1\.0\. Use 0\.0"),
-    ({"initializer_range": 0}, ValueError, r"`initializer_range` must be a number above 0, got 0"),
+    ({"initializer_range": 0}, ValueError, r"`initializer_range` must be a number above 0 and finite, got 0"),
     ({"pad_token_id": 50}, ValueError, r"`pad_token_id` must be None or lie in \[0, vocab_size=50\), got 50"),
     ({"config_format": 2}, ValueError, r"`config_format` is 2, this code reads formats up to 1"),
     ({"cel_type": "gru"}, ValueError, r"`cel_type` is not an argument .*Did you mean `cell_type`\? Nothing was set"),

@@ -82,6 +82,7 @@ def evaluate_recipe(
     predictions: Path | None = None,
     device: str = "cpu",
     trust_remote_code: bool = False,
+    precision: str | None = None,
 ) -> dict[str, Score]:
     """Generates for the test data, scores it, and writes outputs and figures.
 
@@ -92,6 +93,7 @@ def evaluate_recipe(
             in the model's folder.
         device (`str`, *optional*, defaults to "cpu"): Where to run.
         trust_remote_code (`bool`, *optional*, defaults to `False`): Whether code from the model's folder may run.
+        precision (`str`, *optional*): Numbers to decode with, see [`load_model_folder`].
 
     Returns:
         `dict[str, Score]`: All figures by name.
@@ -105,7 +107,9 @@ def evaluate_recipe(
     options = recipe.evaluation
     text_metrics = [name for name in options.metrics if name != "perplexity"]
     check_metric_packages([*text_metrics, *([options.minimum_risk] if options.minimum_risk else [])])
-    model, tokenizer = load_model_folder(recipe.output, device=device, trust_remote_code=trust_remote_code)
+    model, tokenizer = load_model_folder(
+        recipe.output, device=device, trust_remote_code=trust_remote_code, precision=precision
+    )
     tokenizers = PairTokenizers(tokenizer, load_target_tokenizer(recipe.output) or tokenizer)
     pairs = read_pairs(recipe.data, "test")
     entries = merge_references(pairs) if recipe.data.merge_references else list(pairs)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import yaml
 
+from .file_safety import check_files
+
 PICKLE_SUFFIXES = (".bin", ".ckpt", ".dill", ".joblib", ".msgpack", ".npy", ".npz", ".pickle", ".pkl", ".pt", ".pth")
 """Formats that run code when they are read, or may."""
 
@@ -88,8 +90,14 @@ def check_code(folder: Path) -> list[str]:
         return ["config.json is no JSON object."]
     if not auto_map:
         return ["config.json has no `auto_map`: a stranger cannot load it. Save the model with `save_pretrained`."]
-    wanted = [str(reference).rpartition("--")[2].partition(".")[0] for reference in auto_map.values()]
-    problems, seen = [], set()
+    if not isinstance(auto_map, dict):
+        return [f"`auto_map` in config.json must be an object of `file.Class` by Auto class, got {auto_map!r}."]
+    problems, seen, wanted = [], set(), []
+    for reference in auto_map.values():
+        if re.fullmatch(r"\w+\.\w+", str(reference)):
+            wanted.append(str(reference).partition(".")[0])
+        else:
+            problems.append(f"`auto_map` in config.json names {reference!r}, no class of a file in this folder.")
     while wanted:
         module = wanted.pop()
         if module in seen:
@@ -150,6 +158,7 @@ def _begins_as_pickle(path: Path) -> bool:
 
 
 CHECKS: Sequence[tuple[str, Callable[[Path], list[str]]]] = (
+    ("files as they should be", check_files),
     ("card complete", check_card),
     ("licence and data named", check_licence_and_data),
     ("code travels", check_code),

@@ -5,6 +5,9 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from ..evaluation.decoding_precision import set_decoding_precision
+from .file_safety import check_files
+
 _TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -16,7 +19,7 @@ _TOKENIZER_FILES = (
 
 
 def load_model_folder(
-    name: str | Path, *, device: str = "cpu", trust_remote_code: bool = False
+    name: str | Path, *, device: str = "cpu", trust_remote_code: bool = False, precision: str | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Loads an encoder-decoder model and its tokenizer.
 
@@ -25,13 +28,16 @@ def load_model_folder(
         device (`str`, *optional*, defaults to "cpu"): Where to put the model.
         trust_remote_code (`bool`, *optional*, defaults to `False`):
             Whether code from the folder may run. The models of this package need none where it is installed.
+        precision (`str`, *optional*): Numbers to decode with: "fp32", "bf16" or "int8" (see
+            [`~hf_custom_decoder.evaluation.decoding_precision.set_decoding_precision`]); None keeps those of the file.
 
     Returns:
         `tuple[PreTrainedModel, PreTrainedTokenizerBase]`: The model in evaluation mode, and the tokenizer.
 
     Raises:
         OSError: If there is no such folder or repository, or it holds no model.
-        ValueError: If the folder has no tokenizer, or its model is of a kind that cannot be loaded here.
+        ValueError: If the folder has no tokenizer, its model is of a kind that cannot be loaded here, or its files
+            are not what their names say (see [`~hf_custom_decoder.hub.file_safety.check_files`]).
     """
     folder = Path(name)
     if folder.exists():
@@ -44,6 +50,9 @@ def load_model_folder(
             raise ValueError(
                 f"{name} holds a model but no tokenizer. Save it there: `tokenizer.save_pretrained({str(name)!r})`."
             )
+        problems = check_files(folder)
+        if problems:
+            raise ValueError(f"{name} cannot be read safely: {' '.join(problems)} Do not use it.")
     try:
         model: PreTrainedModel = AutoModelForSeq2SeqLM.from_pretrained(name, trust_remote_code=trust_remote_code)
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
@@ -55,4 +64,6 @@ def load_model_folder(
             f"no folder, and the Hub could not be asked or has no such model ({str(error).splitlines()[0]})"
         ) from error
     model.to(torch.device(device))  # type: ignore[arg-type]
+    if precision is not None:
+        set_decoding_precision(model, precision)
     return model, tokenizer

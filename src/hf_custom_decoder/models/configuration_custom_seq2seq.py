@@ -17,6 +17,7 @@ from .configuration_transformer_stack import (
     check_format,
     check_model_type,
     check_names,
+    check_positive_int,
     check_probability,
     check_token_id,
 )
@@ -190,6 +191,8 @@ class CustomSeq2SeqConfig(PreTrainedConfig):
             )
         fields = copy.deepcopy(part)
         model_type = fields.pop("model_type", default.model_type)
+        if not isinstance(model_type, str):
+            raise TypeError(f"{owner}: `{name}['model_type']` must be a name, got {model_type!r}. Correct it.")
         if model_type in own:
             return own[model_type](**fields)
         if name == "decoder":
@@ -226,6 +229,9 @@ class CustomSeq2SeqConfig(PreTrainedConfig):
                 f"{owner}: `encoder` must not be one of our decoder configs, got {type(self.encoder).__name__} (no "
                 "token would see what follows it). Use TransformerEncoderConfig, or any encoder that AutoModel knows."
             )
+        for name in ("num_hidden_layers", "vocab_size"):  # of an encoder of others, before it is laid out
+            if isinstance(getattr(self.encoder, name, None), int):
+                check_positive_int(f"{owner}: `encoder`", name, getattr(self.encoder, name))
         check_probability(owner, "label_smoothing", self.label_smoothing)
         check_token_id(owner, "decoder_start_token_id", self.decoder_start_token_id, self.vocab_size)
         if self.start_token_id is None:

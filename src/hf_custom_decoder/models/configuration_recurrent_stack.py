@@ -11,6 +11,7 @@ from .configuration_transformer_stack import (
     check_model_type,
     check_names,
     check_positive_int,
+    check_positive_number,
     check_probability,
     check_token_id,
 )
@@ -72,6 +73,7 @@ class RecurrentStackConfig(PreTrainedConfig):
         check_names(owner, kwargs, known, self._refused_names)
         for name in [name for name in kwargs if name in self.attribute_map]:
             setattr(self, name, kwargs.pop(name))
+        check_positive_int(owner, "num_hidden_layers", self.num_hidden_layers)  # transformers reads `layer_types` now
         super().__post_init__(**kwargs)
         self.check()
 
@@ -100,8 +102,6 @@ class RecurrentStackConfig(PreTrainedConfig):
             check_positive_int(owner, "embedding_size", self.embedding_size)
         check_choice(owner, "cell_type", self.cell_type, CELL_TYPES)
         check_probability(owner, "dropout", self.dropout)
-        value = self.initializer_range
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0:
-            raise ValueError(f"{owner}: `initializer_range` must be a number above 0, got {value!r}.")
+        check_positive_number(owner, "initializer_range", self.initializer_range)
         for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
             check_token_id(owner, name, getattr(self, name), self.vocab_size)

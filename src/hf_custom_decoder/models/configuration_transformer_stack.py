@@ -1,6 +1,7 @@
 """What the Transformer encoder and the Transformer decoder have in common in their configs."""
 
 import difflib
+import math
 from typing import Any, ClassVar
 
 from transformers import PreTrainedConfig
@@ -9,6 +10,18 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 CONFIG_FORMAT = 1
 """Version of the config layout this code reads and writes."""
+
+MAX_WIDTH = 2**20
+"""Greatest width, and greatest number of heads: some fifty times those of the largest models known."""
+
+MAX_SIZES = {
+    "num_hidden_layers": 1024,
+    "vocab_size": 2**28,
+    "max_position_embeddings": 2**31,
+    "sliding_window": 2**31,
+}
+"""Greatest values of what is no width. A config beyond them is hostile or broken, and refused before a model is laid
+out; the deepest Transformers that were published have a thousand layers in all."""
 
 # Names that transformers itself stores in or passes to any config; everything else that is unknown and looks like one
 # of our fields is taken for a typing error.
@@ -31,11 +44,20 @@ def check_choice(owner: str, name: str, value: Any, choices: tuple[str, ...]) ->
 
 
 def check_positive_int(owner: str, name: str, value: Any, *, minimum: int = 1) -> None:
-    """Raise unless `value` is a whole number of at least `minimum`."""
+    """Raise unless `value` is a whole number of at least `minimum`, and of at most what `MAX_SIZES` says."""
     if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
         raise ValueError(
             f"{owner}: `{name}` must be a whole number of at least {minimum}, got {value!r}. Set it to one."
         )
+    maximum = MAX_SIZES.get(name, MAX_WIDTH)
+    if value > maximum:
+        raise ValueError(f"{owner}: `{name}` must be at most {maximum:,}, got {value:,}. No such model is built.")
+
+
+def check_positive_number(owner: str, name: str, value: Any) -> None:
+    """Raise unless `value` is a finite number above 0."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+        raise ValueError(f"{owner}: `{name}` must be a number above 0 and finite, got {value!r}.")
 
 
 def check_probability(owner: str, name: str, value: Any) -> None:
@@ -200,6 +222,8 @@ class TransformerStackConfig(PreTrainedConfig):
         for name in [name for name in kwargs if name in self.attribute_map]:  # BART's names win over the defaults
             setattr(self, name, kwargs.pop(name))
         check_positive_int(owner, "num_hidden_layers", self.num_hidden_layers)  # transformers reads `layer_types` now
+        if self.rope_parameters is not None and not isinstance(self.rope_parameters, dict):
+            raise TypeError(f"{owner}: `rope_parameters` must be a dict or None, got {self.rope_parameters!r}.")
         super().__post_init__(**kwargs)
         if self.position_type != "rotary":
             self.rope_parameters = None
@@ -254,9 +278,7 @@ class TransformerStackConfig(PreTrainedConfig):
         check_choice(owner, "position_type", self.position_type, ("sinusoidal", "learned", "rotary", "alibi", "none"))
         check_choice(owner, "hidden_act", self.hidden_act, tuple(ACT2FN))
         for name in ("norm_eps", "initializer_range"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0:
-                raise ValueError(f"{owner}: `{name}` must be a number above 0, got {value!r}.")
+            check_positive_number(owner, name, getattr(self, name))
         self._check_heads(owner)
         for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
             check_token_id(owner, name, getattr(self, name), self.vocab_size)
@@ -284,6 +306,12 @@ class TransformerStackConfig(PreTrainedConfig):
                     "`head_dim` or `num_attention_heads`, or use another `position_type`."
                 )
             rope = self.rope_parameters or {}
+            for name, value in rope.items():
+                for number in value if isinstance(value, (list, tuple)) else [value]:
+                    if isinstance(number, float) and not math.isfinite(number):
+                        raise ValueError(
+                            f"{owner}: `rope_parameters[{name!r}]` must be finite, got {value!r}. Correct it."
+                        )
             if any(isinstance(value, dict) for value in rope.values()):
                 raise ValueError(
                     f"{owner}: `rope_parameters` must be one dict for all layers, got one for each layer type: "

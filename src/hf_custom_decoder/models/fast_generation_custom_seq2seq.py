@@ -97,7 +97,7 @@ def _is_plain(part: nn.Module) -> bool:
             return False
         if not _is_unhooked(module):
             return False
-    return len({parameter.dtype for parameter in part.parameters()}) == 1
+    return len({parameter.dtype for parameter in part.parameters()}) <= 1  # a head of 8-bit weights has none
 
 
 def _is_unhooked(module: nn.Module) -> bool:

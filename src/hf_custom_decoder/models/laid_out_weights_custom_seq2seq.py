@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from .int8_linear_custom_seq2seq import Int8Linear, JoinedInt8Linear
+
 FEW = 2048
 """Weights are read where they are for so many rows times inputs and fewer."""
 
@@ -106,8 +108,12 @@ class LaidOutLinear:
                 self.packed = None
 
 
-def laid_out(*modules: nn.Linear) -> LaidOutLinear:
+def laid_out(*modules: Any) -> Any:
     """One or several linear layers over the same inputs as one, their outputs side by side."""
+    if all(isinstance(one, Int8Linear) for one in modules):
+        return JoinedInt8Linear(*modules)
+    if any(isinstance(one, Int8Linear) for one in modules):  # of several, some were too small
+        return lambda inputs: torch.cat([one(inputs) for one in modules], dim=-1)
     if len(modules) == 1:
         return LaidOutLinear(modules[0].weight, modules[0].bias)
     weight = torch.cat([one.weight for one in modules])

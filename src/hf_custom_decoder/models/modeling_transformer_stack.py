@@ -16,7 +16,7 @@ from .auto_map_custom_seq2seq import FullAutoMapMixin
 from .checkpoint_custom_seq2seq import CheckedLoadingMixin
 from .inputs_custom_seq2seq import check_position_ids
 from .packing_custom_seq2seq import PackedRows
-from .positions_custom_seq2seq import LearnedPositions, RotaryEmbedding, SinusoidalPositions, alibi_bias
+from .positions_custom_seq2seq import MAX_TABLE, LearnedPositions, RotaryEmbedding, SinusoidalPositions, alibi_bias
 
 
 class TransformerPreTrainedModel(CheckedLoadingMixin, FullAutoMapMixin, PreTrainedModel):
@@ -65,7 +65,8 @@ class TransformerPreTrainedModel(CheckedLoadingMixin, FullAutoMapMixin, PreTrain
         self.embed_positions: nn.Module | None = None
         self.rotary_emb = RotaryEmbedding(config) if config.position_type == "rotary" else None
         if config.position_type == "sinusoidal":
-            self.embed_positions = SinusoidalPositions(config.max_position_embeddings, config.hidden_size)
+            num_positions = min(config.max_position_embeddings, MAX_TABLE // config.hidden_size)
+            self.embed_positions = SinusoidalPositions(num_positions, config.hidden_size)
         elif config.position_type == "learned":
             self.embed_positions = LearnedPositions(config.max_position_embeddings, config.hidden_size)
 

@@ -11,6 +11,9 @@ from torch import nn
 from transformers import PreTrainedConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_update
 
+MAX_TABLE = 2**24
+"""Numbers in a table of sinusoidal positions (64 MiB); the formula gives those beyond it."""
+
 
 def sinusoidal_table(positions: torch.Tensor, width: int) -> torch.Tensor:
     """

@@ -97,7 +97,7 @@ def build_user_config(fields: dict[str, Any]) -> PreTrainedConfig | None:
         config_class = CONFIG_MAPPING[model_type] if model_type in CONFIG_MAPPING else None
     if config_class is not None:
         return config_class(**{name: value for name, value in fields.items() if name != "model_type"})
-    if "AutoModel" in (fields.get("auto_map") or {}):
+    if isinstance(fields.get("auto_map"), dict) and "AutoModel" in fields["auto_map"]:
         return UnresolvedDecoderConfig.from_fields(fields)
     return None
 
@@ -239,11 +239,18 @@ def load_user_class(fields: dict[str, Any], name_or_path: str, hub: dict[str, An
         hub (`dict`): `revision`, `token`, ... of the caller.
 
     Raises:
-        ValueError: The code defines another model type than the config names, or no decoder.
+        ValueError: The code is not in the checkpoint itself, defines another model type than the config names, or no
+            decoder.
     """
     names = {**hub}
     names.pop("trust_remote_code", None)
-    model_class: Any = get_class_from_dynamic_module(fields["auto_map"]["AutoModel"], name_or_path, **names)
+    reference = fields["auto_map"]["AutoModel"]
+    if not (isinstance(reference, str) and re.fullmatch(r"\w+\.\w+", reference)):
+        raise ValueError(
+            f"{name_or_path}: the decoder's `auto_map` must name a class of a file in the checkpoint (`file.Class`), "
+            f"got {reference!r}, which was not run: to trust this checkpoint is not to trust others."
+        )
+    model_class: Any = get_class_from_dynamic_module(reference, name_or_path, **names)
     check_decoder_class(model_class)
     config_class: Any = model_class.config_class
     if getattr(config_class, "model_type", None) != fields["model_type"]:

@@ -29,6 +29,7 @@ from ..evaluation.predictions import decode_predictions
 from ..evaluation.text_metrics import MAIN_SCORES, check_metric_packages, score_texts
 from ..hub.model_card import Measurement, write_model_card
 from .added_loss import AddedLoss
+from .checkpoint_safety import safely_from
 from .early_stopping import EarlyStopping
 from .frozen_weights import FrozenWeights
 from .full_disk import naming_a_full_disk
@@ -299,7 +300,8 @@ class RecipeRun:
             if newest is not None and self._is_over(newest):
                 self._load_finished(newest)
             else:
-                self.trainer.train(resume_from_checkpoint=None if newest is None else str(newest))
+                with safely_from(newest, self.model):
+                    self.trainer.train(resume_from_checkpoint=None if newest is None else str(newest))
             if stop.has_stopped and not self._is_complete():
                 raise KeyboardInterrupt
         self.processes.wait_for_everyone()

@@ -42,9 +42,13 @@ def damage(checkpoint: Path) -> str | None:
     """Says what is wrong with a checkpoint, or returns None: every file must have the bytes it was written with."""
     try:
         contents: dict[str, str] = json.loads((checkpoint / _CONTENTS_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return f"no readable {_CONTENTS_FILE}"
+    if not isinstance(contents, dict):
+        return f"{_CONTENTS_FILE} is no object"
     for name, digest in contents.items():
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            return f"{_CONTENTS_FILE} names {name!r}, no file of the checkpoint"
         if not (checkpoint / name).is_file():
             return f"{name} is missing"
         if _digest(checkpoint / name) != digest:
