@@ -68,7 +68,7 @@ def test_ours_loads_for_a_stranger() -> None:
         ("accumulation", lambda: tiny(models.DropsItemCount), "must divide by `num_items_in_batch`"),
         ("cache", lambda: tiny(models.Raises), "It failed with RuntimeError: a broken layer"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_what_is_broken_is_wrong(
     name: str, build: Callable[[], PreTrainedModel], text: str, monkeypatch: pytest.MonkeyPatch
