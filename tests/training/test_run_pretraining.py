@@ -39,7 +39,7 @@ def write_pretraining(folder: Path, tasks: dict[str, Any] = MIXED, **changes: An
 def test_a_mixture_leaves_a_folder_that_training_goes_on_from(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    recipe = write_pretraining(tmp_path, pretraining__temperature=2)
+    recipe = write_pretraining(tmp_path, pretraining__mixing_temperature=2)
     assert main(["pretrain", str(recipe)]) == 0
     said = capsys.readouterr().out
     assert "Task spans (span_corruption): 1" in said
@@ -134,7 +134,7 @@ def test_plain_text_joined_into_windows(tmp_path: Path, capsys: pytest.CaptureFi
         ({"a": {"text": "en"}}, ["--metric=bleu"], "measured by its loss"),
         ({"a": {"text": "en"}}, ["--joint=false"], "got `tokenizer.joint: false`"),
         ({"a": {"text": "en"}}, ["--data.train="], "`tasks.a.train` (or `data.train`) must name data"),
-        ({"a": {"text": "en"}}, ["--pretraining.temperature=0"], "`pretraining.temperature` must be at least 1"),
+        ({"a": {"text": "en"}}, ["--pretraining.mixing_temperature=0"], "`pretraining.mixing_temperature` must be at least 1"),
     ],
 )
 def test_refused_before_pretraining(

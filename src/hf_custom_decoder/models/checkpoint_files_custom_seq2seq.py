@@ -15,6 +15,10 @@ SPARE_NUMBERS = 2**22
 """Numbers (16 MiB in float32) that a model may always have beyond its files."""
 
 
+class MismatchedSizesError(ValueError, RuntimeError):
+    """Weights of other shapes than the model's; transformers raises a `RuntimeError` there."""
+
+
 def check_file_names(owner: str, folder: str | os.PathLike[str], names: Sequence[str]) -> None:
     """
     Refuse an index that names files outside of its folder.
@@ -48,8 +52,8 @@ def check_weight_files(owner: str, model: nn.Module, files: Sequence[str], *, is
         is_quantized (`bool`): Whether types and shapes in the files are those of a quantiser.
 
     Raises:
-        ValueError: A weight has another shape or another kind of numbers than the model's, or the model is far larger
-            than its files.
+        ValueError: A weight has another kind of numbers than the model's, or the model is far larger than its files.
+        MismatchedSizesError: A weight has another shape.
     """
     found: dict[str, Any] = {}
     for file in files:
@@ -77,7 +81,7 @@ def _check_tensors(owner: str, wanted: Mapping[str, Any], tensors: Mapping[str, 
                 "checkpoint of this model; save it again with `save_pretrained`."
             )
         if weight.shape != tensor.shape:
-            raise ValueError(
+            raise MismatchedSizesError(
                 f"{owner}: `{name}` must have the shape {tuple(weight.shape)} by the config, the file has "
                 f"{tuple(tensor.shape)}. Config and weights do not belong together; pass "
                 "`ignore_mismatched_sizes=True` to start such weights anew."

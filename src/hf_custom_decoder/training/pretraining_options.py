@@ -24,8 +24,8 @@ class PretrainingOptions:
     join_documents: bool = option(
         False, "Join documents, an end token between them, before they are cut; else no window crosses documents."
     )
-    temperature: float = option(
-        1.0, "Tasks are drawn by their number of examples to the power of 1 / temperature (T5's mixing)."
+    mixing_temperature: float = option(
+        1.0, "Tasks are drawn by their number of examples to the power of 1 / mixing_temperature (T5's mixing)."
     )
     most_examples: int | None = option(None, "A larger task counts as if it had so many examples (T5's limit K).")
 
@@ -34,7 +34,7 @@ class PretrainingOptions:
             check_at_least("pretraining.window", self.window, 2)
         if self.most_examples is not None:
             check_at_least("pretraining.most_examples", self.most_examples, 1)
-        check_at_least("pretraining.temperature", self.temperature, 1)
+        check_at_least("pretraining.mixing_temperature", self.mixing_temperature, 1)
 
 
 @dataclass

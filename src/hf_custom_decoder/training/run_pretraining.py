@@ -102,7 +102,7 @@ class PretrainingRun(RecipeRun):
         rates = mixing_rates(
             [len(task) for task in tasks.values()],
             weights=[task.weight for task in recipe.tasks.values()],
-            temperature=recipe.pretraining.temperature,
+            temperature=recipe.pretraining.mixing_temperature,
             most_examples=recipe.pretraining.most_examples,
         )
         for (name, task), rate in zip(tasks.items(), rates, strict=True):
