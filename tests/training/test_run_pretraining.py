@@ -134,7 +134,11 @@ def test_plain_text_joined_into_windows(tmp_path: Path, capsys: pytest.CaptureFi
         ({"a": {"text": "en"}}, ["--metric=bleu"], "measured by its loss"),
         ({"a": {"text": "en"}}, ["--joint=false"], "got `tokenizer.joint: false`"),
         ({"a": {"text": "en"}}, ["--data.train="], "`tasks.a.train` (or `data.train`) must name data"),
-        ({"a": {"text": "en"}}, ["--pretraining.mixing_temperature=0"], "`pretraining.mixing_temperature` must be at least 1"),
+        (
+            {"a": {"text": "en"}},
+            ["--pretraining.mixing_temperature=0"],
+            "`pretraining.mixing_temperature` must be at least 1",
+        ),
     ],
 )
 def test_refused_before_pretraining(
