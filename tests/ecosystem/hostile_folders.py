@@ -369,7 +369,9 @@ FOLDERS: dict[str, Hostile] = {
     ),
     "config: a part that is a number": Hostile(config(decoder=3), "must be a config, a dict of one, or None"),
     "config: a part of no type": Hostile(encoder(model_type=["bert"]), r"`encoder\['model_type'\]` must be a name"),
-    "config: a list": Hostile(text("config.json", "[1, 2]"), "Unrecognized model|must hold an object"),
+    "config: a list": Hostile(  # `from_pretrained`: the words of transformers, those of 5.17 last
+        text("config.json", "[1, 2]"), "Unrecognized model|must hold an object|list indices must be integers"
+    ),
     "config: deep": Hostile(nested("config.json"), "nested deeper than 64", ("load_model_folder",)),
     "config: no JSON": Hostile(text("config.json", "{" * 1000), "not a valid JSON|is no JSON"),
     "config: a pipe": Hostile(pipe("config.json"), "Unrecognized model|config.json is no regular file"),
