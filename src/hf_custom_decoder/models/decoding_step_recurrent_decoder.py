@@ -103,7 +103,7 @@ class RecurrentDecodingStep:
             return torch.cat([hidden_states, context], dim=-1)
         return torch.tanh(self.combine(torch.cat([context, hidden_states], dim=-1)))
 
-    def reorder(self, rows: torch.Tensor) -> None:
+    def reorder(self, rows: torch.Tensor, num_beams: int = 1) -> None:
         """Row i goes on from row `rows[i]`, which has the same source."""
         self.states = [tuple(one.index_select(0, rows) for one in state) for state in self.states]
         self.fed = None if self.fed is None else self.fed.index_select(0, rows)

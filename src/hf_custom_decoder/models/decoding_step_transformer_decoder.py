@@ -44,8 +44,11 @@ class TokenBuffer:
         self.length += 1
         return self.buffer[self.length - 1]
 
-    def select(self, rows: torch.Tensor) -> None:
-        """Row i goes on from row `rows[i]`."""
+    def select(self, rows: torch.Tensor, start: int = 0) -> None:
+        """Row i goes on from row `rows[i]`, which held the same before token `start`."""
+        if 2 * start > self.length:
+            self.buffer[start : self.length] = self.buffer[start : self.length].index_select(2, rows)
+            return
         moved = self.buffer.new_empty((*self.buffer.shape[:2], rows.shape[0], self.buffer.shape[3]))
         torch.index_select(self.buffer[: self.length], 2, rows, out=moved[: self.length])
         self.buffer = moved
@@ -172,9 +175,9 @@ class AttentionStep:
         )
         return self.out(output.view(num_rows, -1))
 
-    def select(self, rows: torch.Tensor) -> None:
-        """Row i goes on from row `rows[i]`."""
-        self.tokens.select(rows)
+    def select(self, rows: torch.Tensor, start: int = 0) -> None:
+        """Row i goes on from row `rows[i]`, which held the same before token `start`."""
+        self.tokens.select(rows, start)
 
     def store(self, cache_layer: Any, num_tokens: int) -> None:
         """Write the state back into its cache layer."""
@@ -201,7 +204,7 @@ class RecurrenceStep:
         self.state = torch.lerp(start, end, gate)
         return torch.relu(self.state) if self.is_ssru else self.state
 
-    def select(self, rows: torch.Tensor) -> None:
+    def select(self, rows: torch.Tensor, start: int = 0) -> None:
         """Row i goes on from row `rows[i]`."""
         self.state = self.state.index_select(0, rows)
 
@@ -252,6 +255,7 @@ class TransformerDecodingStep:
         self.position_table: torch.Tensor | None = None if table is None else table.to(dtype)  # (positions, E)
         self.rotary: tuple[torch.Tensor, torch.Tensor] | None = None
         self.bias: torch.Tensor | None = None
+        self.shared: torch.Tensor | None = None  # (B, beams, beams) first tokens that two beams copied from one row
         self.layers = [
             self._layer(layer, cache_layer)
             for layer, cache_layer in zip(decoder.layers, self.cache_layers, strict=True)
@@ -342,12 +346,30 @@ class TransformerDecodingStep:
         self.num_tokens += 1
         return self.head(hidden_states)
 
-    def reorder(self, rows: torch.Tensor) -> None:
-        """Row i goes on from row `rows[i]`, which has the same source."""
+    def reorder(self, rows: torch.Tensor, num_beams: int = 1) -> None:
+        """
+        Row i goes on from row `rows[i]`, which has the same source and, of neighbouring rows, is one of the same
+        `num_beams`. What all beams of all sources have in common is not moved.
+        """
+        start = self._shared_length(rows, num_beams) if num_beams > 1 else 0
         for _, mixer, *_ in self.layers:
-            mixer.select(rows)
+            mixer.select(rows, start)
         if self.keep is not None:
             self.keep, self.positions = self.keep.index_select(0, rows), self.positions.index_select(0, rows)
+
+    def _shared_length(self, rows: torch.Tensor, num_beams: int) -> int:
+        """
+        How many first tokens all beams of a source had copied from one row; notes what they have in common now.
+        """
+        beams = rows.view(-1, num_beams) % num_beams  # (B, beams)
+        if self.shared is None or self.shared.shape[0] != beams.shape[0]:
+            self.shared = torch.zeros((beams.shape[0], num_beams, num_beams), dtype=torch.long)
+        shared = self.shared
+        start = int(shared.min())
+        shared.diagonal(dim1=1, dim2=2).fill_(self.num_tokens)
+        shared = shared.gather(1, beams[:, :, None].expand(-1, -1, num_beams))
+        self.shared = shared.gather(2, beams[:, None].expand(-1, num_beams, -1))
+        return start
 
     def keep_sources(self, sources: torch.Tensor, rows_per_source: int) -> None:
         """Go on with these sources alone, each of which is read by `rows_per_source` rows, one after another."""

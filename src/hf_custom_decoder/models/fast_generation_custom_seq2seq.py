@@ -153,10 +153,10 @@ class _Steps:
         logits = self.step(last_ids)
         return logits.to(torch.float32)
 
-    def reorder(self, rows: torch.Tensor) -> None:
-        """Row i goes on from row `rows[i]`."""
+    def reorder(self, rows: torch.Tensor, num_beams: int) -> None:
+        """Row i goes on from row `rows[i]`, one of the `num_beams` of its source."""
         if self.step is not None:
-            self.step.reorder(rows)
+            self.step.reorder(rows, num_beams)
         else:
             self.cache.reorder_cache(rows)  # type: ignore[arg-type]  # a LongTensor
 
@@ -414,7 +414,7 @@ def beam_search(
             log_probs, stopping_rules, scores, bool(config.do_sample), not score_rules.are_by_row
         )
         if not torch.equal(rows, identity):
-            steps.reorder(rows)
+            steps.reorder(rows, beams.num_beams)
         if not goes_on:
             break
         if may_leave and beams.num_sources > 1 and steps.step is not None:
