@@ -82,8 +82,8 @@ def test_beams_never_copy_the_source(monkeypatch):
 def test_beams_of_decoding_steps_never_copy_the_source(monkeypatch):
     addresses, reorder = [], TransformerDecodingStep.reorder
 
-    def watched(step, rows):
-        reorder(step, rows)
+    def watched(step, rows, num_beams):
+        reorder(step, rows, num_beams)
         addresses.append(tuple(states.data_ptr() for states in (*step.source.keys, *step.source.values)))
         assert all(states.shape[0] == 3 * step.source.num_heads for states in step.source.keys)
 
