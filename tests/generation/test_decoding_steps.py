@@ -22,7 +22,7 @@ from hf_custom_decoder import (
 )
 from hf_custom_decoder.models import generation_custom_seq2seq
 from hf_custom_decoder.models.fast_generation_custom_seq2seq import can_step
-from hf_custom_decoder.models.laid_out_weights_custom_seq2seq import LaidOutLinear
+from hf_custom_decoder.models.few_rows_linear_custom_seq2seq import FewRowsLinear
 from tests.combinations import COVERING_PAIRS, RECURRENT_SIZES, build_pair
 from tests.factories import DECODER_VARIANTS, VOCAB_SIZE, spread_weights, tiny_batch, tiny_causal, tiny_seq2seq
 
@@ -290,7 +290,7 @@ def test_weights_are_read_anew_by_every_call() -> None:
         with noted_ways() as ways:
             found, expected = both(model, **source_of(batch), num_beams=3, max_length=30, eos_token_id=None)
         assert "packed" in ways
-        assert not any(type(one) is LaidOutLinear for one in gc.get_objects())
+        assert not any(type(one) is FewRowsLinear for one in gc.get_objects())
         assert torch.equal(found, expected)
         written.append(found)
         model.train()
@@ -304,18 +304,18 @@ def test_weights_are_read_anew_by_every_call() -> None:
 def noted_ways() -> Iterator[set[str]]:
     """Notes how linear layers were computed while generating."""
     ways: set[str] = set()
-    in_place, call = LaidOutLinear._in_place, LaidOutLinear.__call__
+    in_place, call = FewRowsLinear._in_place, FewRowsLinear.__call__
 
-    def watch_in_place(self: LaidOutLinear, inputs: torch.Tensor, num_rows: int) -> torch.Tensor:
+    def watch_in_place(self: FewRowsLinear, inputs: torch.Tensor, num_rows: int) -> torch.Tensor:
         ways.add("in place")
         return in_place(self, inputs, num_rows)
 
-    def watch(self: LaidOutLinear, inputs: torch.Tensor) -> torch.Tensor:
+    def watch(self: FewRowsLinear, inputs: torch.Tensor) -> torch.Tensor:
         outputs = call(self, inputs)
         ways.update(["packed"] if self.packed is not None else [])
         return outputs
 
-    with patch.object(LaidOutLinear, "_in_place", watch_in_place), patch.object(LaidOutLinear, "__call__", watch):
+    with patch.object(FewRowsLinear, "_in_place", watch_in_place), patch.object(FewRowsLinear, "__call__", watch):
         yield ways
 
 
@@ -342,7 +342,7 @@ def large_seq2seq() -> Any:
     [(1, 1, {"in place"}), (3, 1, {"in place", "packed"}), (12, 1, {"packed"}), (1, 4, {"in place", "packed"})],
 )
 def test_large_weights(rows: int, beams: int, ways: set[str]) -> None:
-    """Ids and scores are those of transformers' loops where weights are laid out."""
+    """Ids and scores are those of transformers' loops, whatever way large linear layers take."""
     source = torch.randint(3, VOCAB_SIZE, (rows, 6), generator=torch.Generator().manual_seed(0))
     options = {"input_ids": source, "attention_mask": torch.ones_like(source), "num_beams": beams, "max_length": 30}
     with noted_ways() as found_ways:

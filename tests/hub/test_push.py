@@ -1,10 +1,7 @@
 """A folder is checked, then sent to a stand-in for the Hub through huggingface_hub itself."""
 
 import json
-import os
 import pickle
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,10 +13,10 @@ from hf_custom_decoder.hub.folder_checks import CHECKS
 from hf_custom_decoder.hub.model_card import Measurement, ModelCardContents, write_model_card
 from hf_custom_decoder.hub.push import check_folder, push
 from tests.factories import tiny_seq2seq
+from tests.fresh_python import run_python
 from tests.hub.hub_stand_in import TOKEN, running_hub
 from tests.integration.training_runs import word_tokenizer
 
-ROOT = Path(__file__).parents[2]
 CARD = ModelCardContents(
     title="Tiny",
     summary="It does nothing.",
@@ -57,27 +54,15 @@ def sent(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = write_folder(place / "model")
     with running_hub() as hub:
         environment = {
-            **os.environ,
             "HF_ENDPOINT": hub.url,
             "HF_HUB_OFFLINE": "0",
             "HF_TOKEN": TOKEN,
             "HF_HOME": str(place / "home"),
             "HF_HUB_DISABLE_XET": "1",
             "HF_HUB_DISABLE_TELEMETRY": "1",
-            "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "src")]),
         }
-        command = [sys.executable, str(Path(__file__).with_name("push_process.py"))]
-        process = subprocess.run(
-            [*command, str(folder), str(place / "report.json")],
-            env=environment,
-            cwd=place,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
-        assert process.returncode == 0, process.stderr[-3000:]
+        worker = Path(__file__).with_name("push_process.py")
+        run_python(worker, folder, place / "report.json", folder=place, **environment)
         report: dict[str, Any] = json.loads((place / "report.json").read_text())
         report["history"], report["private"] = hub.repositories["someone/model"], hub.private["someone/model"]
         report["folder"] = folder

@@ -5,8 +5,6 @@ All folders are visited by one fresh process (`remote_process.py`) with an empty
 """
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -37,6 +35,7 @@ from hf_custom_decoder import (
 )
 from tests.combinations import RECURRENT_SIZES, build_pair
 from tests.factories import SIZES, VOCAB_SIZE, encoder_fields, spread_weights, tiny_batch, tiny_causal, tiny_seq2seq
+from tests.fresh_python import run_python
 from tests.integration.training_runs import word_tokenizer
 
 SOURCE = Path(__file__).parents[2] / "src"
@@ -171,17 +170,8 @@ def report(root: Path, tasks: dict[str, Any]) -> dict[str, Any]:
     """What the stranger found."""
     torch.save(tasks, root / "tasks.pt")
     script = Path(__file__).with_name("remote_process.py")
-    process = subprocess.run(
-        [sys.executable, "-I", str(script), str(SOURCE), str(root / "tasks.pt"), str(root / "report.json")],
-        env={**os.environ, "HF_MODULES_CACHE": str(root / "modules"), "HF_HUB_OFFLINE": "1"},
-        cwd=root,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=400,
-        check=False,
-    )
-    assert process.returncode == 0, process.stderr[-1500:]
+    arguments = ["-I", script, SOURCE, root / "tasks.pt", root / "report.json"]
+    run_python(*arguments, folder=root, timeout=400, HF_MODULES_CACHE=str(root / "modules"), HF_HUB_OFFLINE="1")
     found: dict[str, Any] = json.loads((root / "report.json").read_text())
     return found
 

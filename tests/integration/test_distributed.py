@@ -8,9 +8,6 @@ processes and N = n_1 + n_2, each returns `sum_i / N`; the Trainer multiplies by
     (2 * sum_1 / N + 2 * sum_2 / N) / 2 = (sum_1 + sum_2) / N.
 """
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +24,7 @@ from transformers import (
 
 from hf_custom_decoder import CustomSeq2SeqConfig, CustomSeq2SeqForConditionalGeneration, TransformerDecoderConfig
 from tests.factories import SIZES, VOCAB_SIZE, tiny_seq2seq
+from tests.fresh_python import run_python
 from tests.integration.training_runs import (
     assert_same,
     gradients_of,
@@ -38,7 +36,6 @@ from tests.integration.training_runs import (
     word_tokenizer,
 )
 
-ROOT = Path(__file__).parents[2]
 KINDS = ("bert", "ours")
 RANK_EXAMPLES = (1, 3)
 """Examples on each of the two processes."""
@@ -95,19 +92,9 @@ def test_a_gradient_reaches_every_parameter(kind: str) -> None:
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What the first of two processes found."""
     folder = tmp_path_factory.mktemp("distributed")
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "src")]), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    process = subprocess.run(
-        [*command, str(Path(__file__).with_name("distributed_worker.py")), str(folder / "results.pt")],
-        env=environment,
-        cwd=folder,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert process.returncode == 0, process.stderr[-4000:]
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    worker = Path(__file__).with_name("distributed_worker.py")
+    run_python(*launcher, worker, folder / "results.pt", folder=folder, OMP_NUM_THREADS="1")
     loaded: dict[str, Any] = torch.load(folder / "results.pt")
     return loaded
 

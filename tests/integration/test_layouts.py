@@ -4,10 +4,7 @@ One script on one and on two processes: equal losses, weights and evaluation; ch
 The files of examples/accelerate_configs are read by accelerate, and those that nobody has run say so.
 """
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,28 +14,18 @@ import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from transformers import AutoModelForSeq2SeqLM, DataCollatorForSeq2Seq
 
+from tests.fresh_python import ROOT, run_python
 from tests.integration.layout_worker import GENERATION, GLOBAL_BATCH, NUM_EVALUATED, model_that_ends
 from tests.integration.training_runs import assert_same, plain_descent, token_examples, weights_of, word_tokenizer
 
-ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "examples" / "accelerate_configs"
 
 
 def run(launcher: list[str], folder: Path, *arguments: str) -> dict[str, Any]:
     """What the first process of the worker found."""
     folder.mkdir()
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "src")]), "OMP_NUM_THREADS": "1"}
-    process = subprocess.run(
-        [sys.executable, *launcher, str(Path(__file__).with_name("layout_worker.py")), str(folder), *arguments],
-        env=environment,
-        cwd=folder,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert process.returncode == 0, process.stderr[-4000:]
+    worker = Path(__file__).with_name("layout_worker.py")
+    run_python(*launcher, worker, folder, *arguments, folder=folder, OMP_NUM_THREADS="1")
     found: dict[str, Any] = torch.load(folder / "results.pt")
     return found
 
@@ -60,14 +47,12 @@ def two(place: Path, one: dict[str, Any]) -> dict[str, Any]:
     return run(launcher, place / "two", str(place / "one" / "run" / "checkpoint-2"))
 
 
-@pytest.mark.slow
 def test_two_processes_train_as_one(one: dict[str, Any], two: dict[str, Any]) -> None:
     assert len(one["trained"]["losses"]) == 4
     assert two["trained"]["losses"] == pytest.approx(one["trained"]["losses"], rel=1e-5)
     assert_same(two["trained"]["weights"], one["trained"]["weights"])
 
 
-@pytest.mark.slow
 def test_two_processes_evaluate_as_one(one: dict[str, Any], two: dict[str, Any]) -> None:
     """Seven examples over two processes: none is lost, and none counted twice where the last batch is not full."""
     found, expected = two["trained"]["metrics"], one["trained"]["metrics"]
@@ -76,7 +61,6 @@ def test_two_processes_evaluate_as_one(one: dict[str, Any], two: dict[str, Any])
     assert found["eval_mean"] == expected["eval_mean"]
 
 
-@pytest.mark.slow
 def test_a_checkpoint_of_one_process_goes_on_in_two(one: dict[str, Any], two: dict[str, Any]) -> None:
     assert_same(two["resumed"]["weights"], one["trained"]["weights"])
 
@@ -87,7 +71,6 @@ def test_a_checkpoint_of_two_processes_goes_on_in_one(place: Path, one: dict[str
     assert_same(found["resumed"]["weights"], one["trained"]["weights"])
 
 
-@pytest.mark.slow
 def test_shards_train_as_a_whole_model_and_are_saved_as_one(place: Path, two: dict[str, Any]) -> None:
     model = model_that_ends().train()
     optimizer, _ = plain_descent(model, rate=0.1)
@@ -104,7 +87,6 @@ def test_shards_train_as_a_whole_model_and_are_saved_as_one(place: Path, two: di
     assert_same(weights_of(loaded), weights_of(model))
 
 
-@pytest.mark.slow
 def test_generation_over_shards_ends_on_unequal_lengths(place: Path, two: dict[str, Any]) -> None:
     """Each process writes what the whole model writes for its source."""
     model = AutoModelForSeq2SeqLM.from_pretrained(place / "two" / "from_shards", dtype=torch.float64)

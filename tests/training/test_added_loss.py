@@ -202,3 +202,21 @@ def test_a_model_that_is_its_own_teacher_learns_nothing_from_it() -> None:
     loss.backward()
     torch.testing.assert_close(loss.item(), 0.0, rtol=0, atol=1e-12)
     assert all(gradient.abs().max() < 1e-12 for gradient in gradients(model).values())
+
+
+@pytest.mark.parametrize("rows", [7, 2 * added_loss.CHUNK + 5])
+def test_the_backward_pass_keeps_nothing_but_the_logits(rows: int) -> None:
+    logits = [torch.randn(rows, 11, requires_grad=True) for _ in range(2)]
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        total = added_loss._summed(added_loss.symmetric_divergence, *logits)
+    own = {one.untyped_storage().data_ptr() for one in logits}
+    assert sum(size for address, size in kept.items() if address not in own) <= 64
+    total.backward()
+    assert all(one.grad is not None and bool(one.grad.any()) for one in logits)

@@ -14,7 +14,7 @@ from transformers.cache_utils import Cache, EncoderDecoderCache
 from .attention_custom_seq2seq import cross_attention_mask
 from .cache_custom_seq2seq import CustomSeq2SeqCache, rows_of
 from .cells_custom_seq2seq import RecurrentCell, State, gru_step, lstm_step
-from .laid_out_weights_custom_seq2seq import laid_out
+from .few_rows_linear_custom_seq2seq import for_few_rows
 
 
 class CellStep:
@@ -22,7 +22,7 @@ class CellStep:
 
     def __init__(self, cell: RecurrentCell) -> None:
         self.cell_type = cell.cell_type
-        self.input_proj, self.recurrent_proj = laid_out(cell.input_proj), laid_out(cell.recurrent_proj)
+        self.input_proj, self.recurrent_proj = for_few_rows(cell.input_proj), for_few_rows(cell.recurrent_proj)
 
     def __call__(self, inputs: torch.Tensor, state: State) -> State:
         """`(R, I)` and state, each `(R, H)`, to the new state."""
@@ -50,7 +50,7 @@ class RecurrentDecodingStep:
     def __init__(
         self, decoder: Any, lm_head: nn.Linear, cache: Cache, num_rows: int, source_mask: torch.Tensor | None
     ) -> None:
-        self.decoder, self.config, self.head = decoder, decoder.config, laid_out(lm_head)
+        self.decoder, self.config, self.head = decoder, decoder.config, for_few_rows(lm_head)
         own: Any = cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache
         self.cache_layers: Any = own.layers
         count = self.config.num_states
@@ -60,8 +60,8 @@ class RecurrentDecodingStep:
             self.fed = self.cache_layers[-1].states[count]
         self.num_new_tokens = 0
         self.cells = [CellStep(layer.cell) for layer in decoder.layers]
-        self.readout = [laid_out(linear) for linear in decoder.readout]
-        self.combine = None if decoder.attentional_layer is None else laid_out(decoder.attentional_layer)
+        self.readout = [for_few_rows(linear) for linear in decoder.readout]
+        self.combine = None if decoder.attentional_layer is None else for_few_rows(decoder.attentional_layer)
         self.source: tuple[torch.Tensor, torch.Tensor, torch.Tensor | None] | None = None
         self.sharing: CustomSeq2SeqCache | None = None
         if decoder.attention is not None and isinstance(cache, CustomSeq2SeqCache):

@@ -14,8 +14,8 @@ from transformers.cache_utils import Cache, EncoderDecoderCache
 
 from .cache_custom_seq2seq import CustomSeq2SeqCache, rows_of
 from .cache_recurrent_layer import RECURRENT_MIXERS
+from .few_rows_linear_custom_seq2seq import for_few_rows
 from .inputs_custom_seq2seq import check_length
-from .laid_out_weights_custom_seq2seq import laid_out
 from .positions_custom_seq2seq import alibi_slopes, rotate
 
 BLOCK = 64
@@ -136,7 +136,8 @@ class AttentionStep:
         self.module, self.window = module, window
         self.num_heads, self.head_dim, self.scale = module.num_heads, module.head_dim, module.scaling
         self.num_key_heads = module.num_heads // module.num_key_value_groups
-        self.project, self.out = laid_out(module.q_proj, module.k_proj, module.v_proj), laid_out(module.out_proj)
+        self.project = for_few_rows(module.q_proj, module.k_proj, module.v_proj)
+        self.out = for_few_rows(module.out_proj)
         self.has_norm = not isinstance(module.q_norm, nn.Identity)
         self.inner = self.num_heads * self.head_dim
         # A sliding cache layer has let go of older tokens, which no later token sees: zeros stand in for them.
@@ -193,7 +194,7 @@ class RecurrenceStep:
 
     def __init__(self, module: Any, cache_layer: Any) -> None:
         self.is_ssru = module.mixer_type == "ssru"
-        self.project = laid_out(module.gate_proj, module.input_proj)
+        self.project = for_few_rows(module.gate_proj, module.input_proj)
         self.state: torch.Tensor = cache_layer.states[0]
 
     def __call__(self, hidden_states: torch.Tensor, step: "TransformerDecodingStep") -> torch.Tensor:
@@ -235,7 +236,7 @@ class TransformerDecodingStep:
         mask: torch.Tensor | None,
         source_mask: torch.Tensor | None,
     ) -> None:
-        self.decoder, self.head, config = decoder, laid_out(lm_head), decoder.config
+        self.decoder, self.head, config = decoder, for_few_rows(lm_head), decoder.config
         own = cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache
         self.cache_layers: Any = own.layers
         self.num_tokens, self.num_rows = int(cache.get_seq_length()), num_rows
@@ -270,11 +271,11 @@ class TransformerDecodingStep:
             mixer = AttentionStep(layer.self_attn, window, cache_layer, self.num_tokens)
         cross = None
         if self.source is not None:
-            cross = (laid_out(layer.encoder_attn.q_proj), laid_out(layer.encoder_attn.out_proj))
+            cross = (for_few_rows(layer.encoder_attn.q_proj), for_few_rows(layer.encoder_attn.out_proj))
         inner = [layer.mlp.fc1] if layer.mlp.gate_proj is None else [layer.mlp.gate_proj, layer.mlp.fc1]
         norms = [build_norm_step(layer.self_attn_layer_norm), build_norm_step(layer.final_layer_norm)]
         norms.append(build_norm_step(getattr(layer, "encoder_attn_layer_norm", None)))
-        return layer, mixer, cross, laid_out(*inner), laid_out(layer.mlp.fc2), norms
+        return layer, mixer, cross, for_few_rows(*inner), for_few_rows(layer.mlp.fc2), norms
 
     def _prepare(self, ids: torch.Tensor) -> torch.Tensor:
         """Embeddings `(R, E)` of the new tokens; sets the rotation and the bias of this step."""

@@ -35,7 +35,7 @@ MIN_BLOCKS = 2
 """A batch of one product is computed as an ordinary one."""
 
 
-class LaidOutLinear:
+class FewRowsLinear:
     """
     `x W^T + b` for inputs of shape `(R, I)`, exact up to the order of the sums. Other dtypes than float32, other
     devices and gradients take the ordinary way.
@@ -108,16 +108,16 @@ class LaidOutLinear:
                 self.packed = None
 
 
-def laid_out(*modules: Any) -> Any:
+def for_few_rows(*modules: Any) -> Any:
     """One or several linear layers over the same inputs as one, their outputs side by side."""
     if all(isinstance(one, Int8Linear) for one in modules):
         return JoinedInt8Linear(*modules)
     if any(isinstance(one, Int8Linear) for one in modules):  # of several, some were too small
         return lambda inputs: torch.cat([one(inputs) for one in modules], dim=-1)
     if len(modules) == 1:
-        return LaidOutLinear(modules[0].weight, modules[0].bias)
+        return FewRowsLinear(modules[0].weight, modules[0].bias)
     weight = torch.cat([one.weight for one in modules])
     if all(one.bias is None for one in modules):
-        return LaidOutLinear(weight, None)
+        return FewRowsLinear(weight, None)
     biases: list[Any] = [one.weight.new_zeros(one.out_features) if one.bias is None else one.bias for one in modules]
-    return LaidOutLinear(weight, torch.cat(biases))
+    return FewRowsLinear(weight, torch.cat(biases))

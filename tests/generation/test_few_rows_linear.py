@@ -6,16 +6,16 @@ import pytest
 import torch
 from torch import nn
 
-from hf_custom_decoder.models.laid_out_weights_custom_seq2seq import (
+from hf_custom_decoder.models.few_rows_linear_custom_seq2seq import (
     CALLS_BEFORE_PACKING,
-    LaidOutLinear,
-    laid_out,
+    FewRowsLinear,
+    for_few_rows,
 )
 
 MANY = max(CALLS_BEFORE_PACKING.values()) + 2
 
 
-def assert_equal_outputs(step: LaidOutLinear, inputs: torch.Tensor) -> None:
+def assert_equal_outputs(step: FewRowsLinear, inputs: torch.Tensor) -> None:
     """Errors are those of float32 sums in any order (Higham 2002, equation 3.5)."""
     states, weight = inputs.double(), step.weight.double()
     exact, magnitude = states @ weight.t(), states.abs() @ weight.t().abs()
@@ -34,7 +34,7 @@ def assert_equal_outputs(step: LaidOutLinear, inputs: torch.Tensor) -> None:
 def test_every_way_computes_the_same(rows: int, outputs: int, inputs: int, bias: bool) -> None:
     torch.manual_seed(0)
     linear = nn.Linear(inputs, outputs, bias=bias)
-    states, step = torch.randn(rows, inputs), laid_out(linear)
+    states, step = torch.randn(rows, inputs), for_few_rows(linear)
     for _ in range(MANY):
         assert_equal_outputs(step, states)
     assert_equal_outputs(step, torch.randn(inputs, rows).t())
@@ -57,10 +57,10 @@ def test_every_way_computes_the_same(rows: int, outputs: int, inputs: int, bias:
 @torch.no_grad()
 def test_weights_are_packed_where_it_pays(rows: int, shape: tuple[int, int], way: str) -> None:
     """One row never packs, nor do few over small inputs; others do after as many calls as make up for it."""
-    step, inputs = LaidOutLinear(torch.randn(shape), None), torch.randn(rows, shape[1])
+    step, inputs = FewRowsLinear(torch.randn(shape), None), torch.randn(rows, shape[1])
     calls = CALLS_BEFORE_PACKING.get(way, MANY) if rows > 1 else MANY
     for call in range(MANY):
-        with patch.object(LaidOutLinear, "_in_place", autospec=True, side_effect=LaidOutLinear._in_place) as in_place:
+        with patch.object(FewRowsLinear, "_in_place", autospec=True, side_effect=FewRowsLinear._in_place) as in_place:
             assert_equal_outputs(step, inputs)
         assert (step.packed is not None) == (call >= calls)
         assert in_place.called == (way.startswith("in place") and call < calls)
@@ -68,7 +68,7 @@ def test_weights_are_packed_where_it_pays(rows: int, shape: tuple[int, int], way
 
 @torch.no_grad()
 def test_without_the_operator_weights_stay_as_they_are() -> None:
-    step, inputs = LaidOutLinear(torch.randn(512, 512), torch.randn(512)), torch.randn(9, 512)
+    step, inputs = FewRowsLinear(torch.randn(512, 512), torch.randn(512)), torch.randn(9, 512)
     with patch.object(torch.ops.mkldnn, "_reorder_linear_weight", side_effect=RuntimeError) as reorder:
         for _ in range(MANY):
             assert_equal_outputs(step, inputs)
@@ -81,7 +81,7 @@ def test_without_the_operator_weights_stay_as_they_are() -> None:
 )
 @torch.no_grad()
 def test_small_and_other_weights_take_the_ordinary_way(weight: torch.Tensor) -> None:
-    step = LaidOutLinear(weight, None)
+    step = FewRowsLinear(weight, None)
     for rows in (1, 9):
         for _ in range(MANY):
             assert torch.equal(step(weight[:rows]), nn.functional.linear(weight[:rows], weight))
@@ -91,7 +91,7 @@ def test_small_and_other_weights_take_the_ordinary_way(weight: torch.Tensor) -> 
 @torch.no_grad()
 def test_rows_may_become_fewer() -> None:
     """Finished rows leave a batch."""
-    step = LaidOutLinear(torch.randn(2100, 512), torch.randn(2100))
+    step = FewRowsLinear(torch.randn(2100, 512), torch.randn(2100))
     for rows in (12, 12, 12, 12, 12, 7, 3, 2, 1, 1):
         assert_equal_outputs(step, torch.randn(rows, 512))
 
@@ -101,4 +101,4 @@ def test_layers_with_and_without_biases_side_by_side() -> None:
     torch.manual_seed(0)
     layers = [nn.Linear(8, 3), nn.Linear(8, 4, bias=False)]
     states = torch.randn(2, 8)
-    torch.testing.assert_close(laid_out(*layers)(states), torch.cat([layer(states) for layer in layers], dim=1))
+    torch.testing.assert_close(for_few_rows(*layers)(states), torch.cat([layer(states) for layer in layers], dim=1))
