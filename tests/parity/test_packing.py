@@ -7,51 +7,64 @@ import pytest
 import torch
 from torch import nn
 
-from hf_custom_decoder.models import modeling_transformer_decoder, modeling_transformer_encoder
+from hf_custom_decoder.models import (
+    modeling_transformer_decoder,
+    modeling_transformer_encoder,
+    packing_custom_seq2seq,
+)
 from hf_custom_decoder.models.packing_custom_seq2seq import PackedRows
 from tests.factories import ALL_VARIANTS, tiny_batch, tiny_causal, tiny_seq2seq
 from tests.parity.comparison import DTYPES, assert_near, assert_same_gradients, gradients
 
 
 class Packing:
-    """Counts the batches that are packed, or lets none be."""
+    """Counts the batches that are packed, and those that are cut into pieces, or lets none be."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self._monkeypatch = monkeypatch
-        self._real = {
-            module: module.packed_rows for module in (modeling_transformer_encoder, modeling_transformer_decoder)
-        }
-        self.count = 0
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, in_pieces: bool) -> None:
+        self._monkeypatch, self.in_pieces = monkeypatch, in_pieces
+        # A batch as small as these is otherwise left whole; here every one of three rows becomes a piece.
+        monkeypatch.setattr(packing_custom_seq2seq, "PIECE_COST", -(10**6) if in_pieces else 10**6)
+        self._real = [
+            (module, name, getattr(module, name))
+            for module, name in (
+                (modeling_transformer_encoder, "packed_rows"),
+                (modeling_transformer_decoder, "packed_rows"),
+                (modeling_transformer_decoder, "source_rows"),
+            )
+        ]
+        self.count = self.count_cut = 0
 
     def switch(self, is_on: bool) -> None:
-        for module, real in self._real.items():
-            self._monkeypatch.setattr(module, "packed_rows", self._counted(real) if is_on else lambda mask: None)
+        for module, name, real in self._real:
+            self._monkeypatch.setattr(module, name, self._counted(real) if is_on else lambda *_, **__: None)
 
     def _counted(self, real: Any) -> Any:
-        def packed_rows(mask: torch.Tensor | None) -> PackedRows | None:
-            rows = real(mask)
+        def counted(*inputs: Any, **options: bool) -> PackedRows | None:
+            rows: PackedRows | None = real(*inputs, **options)
             self.count += rows is not None
+            self.count_cut += rows is not None and len(rows.pieces) > 1
             return rows
 
-        return packed_rows
+        return counted
 
 
-@pytest.fixture
-def packing(monkeypatch: pytest.MonkeyPatch) -> Packing:
-    return Packing(monkeypatch)
+@pytest.fixture(params=[False, True], ids=["whole", "in pieces"])
+def packing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Packing:
+    return Packing(monkeypatch, in_pieces=request.param)
 
 
 def both_ways(
-    packing: Packing, model: nn.Module, inputs: dict[str, Any], *, num_packed: int
+    packing: Packing, model: nn.Module, inputs: dict[str, Any], *, num_packed: int, is_cut: bool = True
 ) -> Iterator[tuple[Any, dict[str, torch.Tensor]]]:
     """Output and gradients of the loss: first packed, then padded."""
     for is_on in (True, False):
         packing.switch(is_on)
-        packing.count = 0
+        packing.count = packing.count_cut = 0
         model.zero_grad()
         output = model(**inputs)
         output.loss.backward()
         assert packing.count == (num_packed if is_on else 0)
+        assert packing.count_cut == (packing.count if packing.in_pieces and is_cut else 0)
         yield output, {name: gradient.clone() for name, gradient in gradients(model).items()}
 
 
@@ -140,7 +153,7 @@ def test_foreign_encoder_states(packing: Packing) -> None:
 def test_hidden_states_and_attentions(packing: Packing) -> None:
     model, inputs = tiny_seq2seq("post_norm").double(), padded_sides(tiny_batch())
     flags = {"output_hidden_states": True, "output_attentions": True}
-    (packed, _), (padded, _) = both_ways(packing, model, {**inputs, **flags}, num_packed=3)
+    (packed, _), (padded, _) = both_ways(packing, model, {**inputs, **flags}, num_packed=3, is_cut=False)
     source, target = inputs["attention_mask"].bool(), inputs["decoder_attention_mask"].bool()
     for name, real in (("encoder", source), ("decoder", target)):
         for ours, theirs in zip(packed[f"{name}_hidden_states"], padded[f"{name}_hidden_states"], strict=True):
@@ -149,3 +162,79 @@ def test_hidden_states_and_attentions(packing: Packing) -> None:
             assert_near(ours.transpose(1, 2)[real], theirs.transpose(1, 2)[real])
     for ours, theirs in zip(packed.cross_attentions, padded.cross_attentions, strict=True):
         assert_near(ours.transpose(1, 2)[target], theirs.transpose(1, 2)[target])
+
+
+def ragged_batch(num_rows: int, *, left: int = 5) -> dict[str, torch.Tensor]:
+    """Rows of very different lengths, with holes; one in `left` is padded on the left, the others on the right."""
+    generator = torch.Generator().manual_seed(0)
+
+    def mask(length: int) -> torch.Tensor:
+        ends = torch.randint(1, length + 1, (num_rows, 1), generator=generator)
+        columns = torch.arange(length)
+        whole = columns < ends
+        whole[::left] = whole[::left].flip(1)
+        return whole & ((torch.rand(num_rows, length, generator=generator) > 0.1) | (columns == ends - 1))
+
+    ids = torch.randint(5, 30, (num_rows, 90), generator=generator)
+    return {
+        "input_ids": ids[:, :50],
+        "attention_mask": mask(50).long(),
+        "labels": ids[:, 50:],
+        "decoder_attention_mask": mask(40).long(),
+    }
+
+
+@pytest.mark.parametrize("hybrid", [False, True])
+@pytest.mark.parametrize("variant", ["default", "rotary_gqa_qk_norm", "alibi", "sliding_last_alibi"])
+def test_a_batch_that_is_worth_cutting(monkeypatch: pytest.MonkeyPatch, variant: str, hybrid: bool) -> None:
+    """Two rows have no source token at all, and attend to nothing."""
+    parts = {"decoder": {"mixer_types": ["mingru", "full_attention"]}} if hybrid else {}
+    model, inputs = tiny_seq2seq(variant, **parts).double(), ragged_batch(24)
+    inputs["attention_mask"][[3, 11]] = 0
+    inputs["labels"] = inputs["labels"].masked_fill(inputs["decoder_attention_mask"] == 0, -100)
+    seen = []
+    for in_pieces in (False, True):
+        packing = Packing(monkeypatch, in_pieces=in_pieces)
+        packing.switch(True)
+        model.zero_grad()
+        output = model(**inputs)
+        output.loss.backward()
+        assert (packing.count, packing.count_cut) == (3, 3 * in_pieces)
+        seen.append((output.logits, output.encoder_last_hidden_state, gradients(model)))
+        monkeypatch.undo()
+    (logits, states, expected), (cut_logits, cut_states, found) = seen
+    assert_near(cut_logits, logits)
+    assert_near(cut_states, states)
+    assert found.keys() == expected.keys()
+    for name, gradient in found.items():
+        assert_near(gradient, expected[name])
+
+
+@pytest.mark.parametrize("num_rows", [1, 2, 5, 40])
+@pytest.mark.parametrize("with_source", [False, True])
+def test_pieces_hold_every_token_once(num_rows: int, with_source: bool) -> None:
+    batch = ragged_batch(num_rows, left=1)
+    mask, source = batch["decoder_attention_mask"], batch["attention_mask"] if with_source else None
+    mask[0] = 0
+    cut = packing_custom_seq2seq.cut_by_length(mask, source)
+    assert (len(cut) > 1) == (num_rows >= (5 if with_source else 40))
+    rows = PackedRows(mask, cut)
+    assert sorted(rows.indices.tolist()) == mask.flatten().nonzero().flatten().tolist()
+    states = torch.randn(*mask.shape, 3)
+    packed = rows.pack(states)
+    assert torch.equal(rows.unpack(packed), states * mask[..., None])
+    if cut:
+        assert torch.equal(rows.join(rows.split(packed)), packed)
+        assert sorted(torch.cat(list(cut)).tolist()) == list(range(num_rows))
+        area = sum(len(piece.rows) * (piece.stop - piece.start) for piece in rows.pieces)
+        assert area < (0.7 if num_rows == 40 else 0.9) * mask.numel()
+
+
+def test_gradients_of_gradients_and_tangents() -> None:
+    mask = torch.tensor([[1, 1, 0], [0, 1, 1], [1, 0, 0]])
+    rows = PackedRows(mask, [torch.tensor([2]), torch.tensor([0, 1])])
+    padded = torch.randn(3, 3, 2, dtype=torch.float64, requires_grad=True)
+    packed = torch.randn(5, 2, dtype=torch.float64, requires_grad=True)
+    for function, states in ((rows.pack, padded), (rows.unpack, packed), (lambda x: rows.join(rows.split(x)), packed)):
+        assert torch.autograd.gradcheck(function, states, check_forward_ad=True, check_batched_grad=True)
+        assert torch.autograd.gradgradcheck(function, states)

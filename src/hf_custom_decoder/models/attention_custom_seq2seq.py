@@ -16,7 +16,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .cache_custom_seq2seq import CustomSeq2SeqCache
 from .layers_custom_seq2seq import build_norm
-from .packing_custom_seq2seq import PackedRows, is_tracing
+from .packing_custom_seq2seq import PackedRows, cut_rows, is_tracing
 from .positions_custom_seq2seq import rotate
 
 
@@ -235,6 +235,60 @@ class MultiHeadAttention(nn.Module):
             cache.is_updated[self.layer_idx] = True
         return keys, values
 
+    def _attend(
+        self,
+        queries: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        implementation: str,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The output of the kernel, of shape `(B, T, H, D)`, and its weights where it has them."""
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
+        output: tuple[torch.Tensor, torch.Tensor | None] = attend(
+            self,
+            queries,
+            keys,
+            values,
+            attention_mask,
+            dropout=self.attention_dropout if self.training else 0.0,
+            scaling=self.scaling,
+            sliding_window=self.sliding_window,
+        )
+        return output
+
+    def _in_pieces(
+        self,
+        hidden_states: torch.Tensor,
+        key_value_states: Any,
+        attention_mask: torch.Tensor | None,
+        rotary: tuple[torch.Tensor, torch.Tensor] | None,
+        query_rows: PackedRows,
+        key_rows: PackedRows,
+    ) -> torch.Tensor:
+        """SDPA over rows of similar lengths at a time, without a cache: `(N, E)` to `(N, E)`."""
+        masks = query_rows.split_mask(attention_mask, key_rows)
+
+        def heads(projected: torch.Tensor, rows: PackedRows, norm: nn.Module | None = None) -> list[torch.Tensor]:
+            states = projected.unflatten(-1, (-1, self.head_dim))
+            return [piece.transpose(1, 2) for piece in rows.split(states if norm is None else norm(states))]
+
+        outputs = []
+        for piece, queries, keys, values, mask in zip(
+            query_rows.pieces,
+            heads(self.q_proj(hidden_states), query_rows, self.q_norm),
+            heads(self.k_proj(key_value_states), key_rows, self.k_norm),
+            heads(self.v_proj(key_value_states), key_rows),
+            masks,
+            strict=True,
+        ):
+            if rotary is not None:
+                own: Any = [cut_rows(angles, piece.rows, (piece.start, piece.stop)) for angles in rotary]
+                queries, keys = rotate(queries, *own), rotate(keys, *own)
+            output, _ = self._attend(queries, keys, values, mask, "sdpa")
+            outputs.append(output.flatten(2))
+        return self.out_proj(query_rows.join(outputs))
+
     def forward(
         self,
         hidden_states: torch.Tensor,
@@ -259,6 +313,11 @@ class MultiHeadAttention(nn.Module):
         Returns:
             The output in the shape of `hidden_states`, and the weights of shape `(B, H, T, S)` from the eager form.
         """
+        if query_rows is not None and implementation == "sdpa":
+            own_rows = key_rows if self.is_cross_attention else query_rows
+            if own_rows is not None and query_rows.has_pieces_of(own_rows):
+                source = key_value_states if self.is_cross_attention else hidden_states
+                return self._in_pieces(hidden_states, source, attention_mask, rotary, query_rows, own_rows), None
         queries = self._heads(self.q_proj(hidden_states), query_rows, self.q_norm)
         length = queries.shape[2]
         shared = None
@@ -283,17 +342,7 @@ class MultiHeadAttention(nn.Module):
                     visible = slice(-attention_mask.shape[-1], None)
                     keys, values = keys[:, :, visible], values[:, :, visible]
 
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
-        output, weights = attend(
-            self,
-            queries,
-            keys,
-            values,
-            attention_mask,
-            dropout=self.attention_dropout if self.training else 0.0,
-            scaling=self.scaling,
-            sliding_window=self.sliding_window,
-        )  # (B, T, H, D)
+        output, weights = self._attend(queries, keys, values, attention_mask, implementation)
         if shared is not None:
             output = shared.ungroup_output(output, length)
             weights = None if weights is None else shared.ungroup_weights(weights, length)

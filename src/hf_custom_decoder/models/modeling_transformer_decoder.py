@@ -40,7 +40,7 @@ from .inputs_custom_seq2seq import (
 from .layers_custom_seq2seq import FeedForward, build_embedding, build_norm
 from .mixers_custom_seq2seq import LinearRecurrence
 from .modeling_transformer_stack import TransformerPreTrainedModel
-from .packing_custom_seq2seq import PackedRows, is_tracing, packed_rows
+from .packing_custom_seq2seq import PackedRows, is_tracing, packed_rows, source_rows
 
 
 class TransformerDecoderLayer(GradientCheckpointingLayer):
@@ -222,6 +222,7 @@ class TransformerDecoderModel(TransformerDecoderPreTrainedModel):
         num_rows: int,
         length: int,
         implementation: str,
+        decoder_rows: PackedRows | None,
     ) -> tuple[torch.Tensor, torch.Tensor | None, PackedRows | None]:
         """The source as the layers take it: states (packed where keys have still to be computed), mask, rows."""
         num_sources, source_length = encoder_hidden_states.shape[:2]
@@ -256,7 +257,7 @@ class TransformerDecoderModel(TransformerDecoderPreTrainedModel):
         is_cached = isinstance(cache, EncoderDecoderCache) and all(
             cache.is_updated.get(layer_idx) for layer_idx in range(self.config.num_hidden_layers)
         )
-        rows = None if is_cached else packed_rows(encoder_attention_mask)
+        rows = None if is_cached else source_rows(encoder_attention_mask, encoder_hidden_states, decoder_rows)
         return (encoder_hidden_states if rows is None else rows.pack(encoder_hidden_states)), mask, rows
 
     def forward(
@@ -356,7 +357,9 @@ class TransformerDecoderModel(TransformerDecoderPreTrainedModel):
 
         padding_mask = attention_mask if isinstance(attention_mask, torch.Tensor) else None
         padding_mask = padding_mask if padding_mask is not None and padding_mask.dim() == 2 else None
-        rows = packed_rows(padding_mask) if past_key_values is None else None
+        rows = None
+        if past_key_values is None:
+            rows = packed_rows(padding_mask, encoder_attention_mask, in_pieces=implementation == "sdpa")
         if position_ids is not None:
             num_positions = self._given_positions(position_ids, batch_size, length, num_positions)
         elif padding_mask is not None:
@@ -373,7 +376,13 @@ class TransformerDecoderModel(TransformerDecoderPreTrainedModel):
         encoder_rows = None
         if encoder_hidden_states is not None:
             encoder_hidden_states, encoder_attention_mask, encoder_rows = self._cross_attention(
-                encoder_hidden_states, encoder_attention_mask, past_key_values, batch_size, length, implementation
+                encoder_hidden_states,
+                encoder_attention_mask,
+                past_key_values,
+                batch_size,
+                length,
+                implementation,
+                rows,
             )
 
         layer: Any

@@ -167,7 +167,7 @@ class TransformerEncoderModel(TransformerPreTrainedModel):
         implementation = resolve_implementation(self.config, output_attentions=output_attentions)
         check_flex_training(implementation, self, given.device)
 
-        rows = packed_rows(attention_mask)
+        rows = packed_rows(attention_mask, in_pieces=implementation == "sdpa")
         num_positions: int | None = length
         if position_ids is not None:
             num_positions = self._given_positions(position_ids, batch_size, length, num_positions)
