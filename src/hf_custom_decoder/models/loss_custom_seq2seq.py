@@ -33,6 +33,27 @@ def check_labels(labels: torch.Tensor, vocab_size: int) -> None:
         )
 
 
+def shift_tokens_right(labels: torch.Tensor, pad_token_id: int, decoder_start_token_id: int) -> torch.Tensor:
+    """
+    Decoder input for labels: the start token, then every label but the last; ignored ones become padding.
+
+    Args:
+        labels (`torch.LongTensor` of shape `(B, T)`).
+
+    Returns:
+        `torch.LongTensor` of shape `(B, T)`.
+    """
+    shifted = labels.new_empty(labels.shape)
+    shifted[:, 1:] = labels[:, :-1]
+    shifted[:, 0] = decoder_start_token_id
+    return shifted.masked_fill_(shifted == IGNORE_INDEX, pad_token_id)
+
+
+def mask_up_to_last_label(labels: torch.Tensor) -> torch.Tensor:
+    """1 for decoder positions that some label depends on: those up to each row's last label; shape `(B, T)`."""
+    return (labels != IGNORE_INDEX).flip(1).cumsum(1).flip(1).clamp(max=1)
+
+
 def _mean(total: torch.Tensor, count: torch.Tensor | int) -> torch.Tensor:
     """The sum over `count` items divided by it; 0 where a whole step has no label."""
     return total / (count.to(total.device).clamp(min=1) if isinstance(count, torch.Tensor) else max(count, 1))
