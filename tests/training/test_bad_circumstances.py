@@ -153,7 +153,7 @@ def test_a_full_disk_at_the_end(
         with open("/dev/full", "w") as stream:
             stream.write("x")
 
-    monkeypatch.setattr("hf_custom_decoder.training.run_recipe.write_model_card", fail)
+    monkeypatch.setattr("hf_custom_decoder.training.final_model.write_model_card", fail)
     recipe = write_recipe(tmp_path)
     assert main(["train", str(recipe)]) == 2
     assert "Kept: the checkpoint after 10 steps." in capsys.readouterr().err

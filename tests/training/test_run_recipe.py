@@ -146,7 +146,7 @@ def test_damaged_checkpoints_are_passed_over(tmp_path: Path) -> None:
 
 def _train_without_publishing(recipe: Any, report: Any) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hf_custom_decoder.training.run_recipe.write_model_card", lambda *a: report("perplexity"))
+        patch.setattr("hf_custom_decoder.training.final_model.write_model_card", lambda *a: report("perplexity"))
         train_recipe(recipe, lambda text: None)
 
 
@@ -291,7 +291,7 @@ def test_fresh_keeps_the_old_result_until_the_new_one_is_there(
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hf_custom_decoder.training.run_recipe.write_model_card", lambda *a: stop(""))
+        patch.setattr("hf_custom_decoder.training.final_model.write_model_card", lambda *a: stop(""))
         assert main(["train", str(recipe), "--max_steps", "3", "--fresh"]) == 130
     assert weights.read_bytes() == old
     capsys.readouterr()

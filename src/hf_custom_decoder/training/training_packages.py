@@ -1,0 +1,28 @@
+"""The packages that a recipe needs, asked for before any work is done."""
+
+from importlib.util import find_spec
+
+from transformers.integrations.integration_utils import get_available_reporting_integrations
+
+from ..evaluation.text_metrics import check_metric_packages
+from .recipe_options import Recipe
+
+
+def check_training_packages(recipe: Recipe) -> None:
+    """Raises an `ImportError` with the remedy if a package that the recipe needs is missing."""
+    missing = [name for name in ("accelerate", "datasets") if find_spec(name) is None]
+    if missing:
+        raise ImportError(
+            f"Training needs {' and '.join(missing)}. Install what is missing with "
+            'pip install "hf_custom_decoder[train]"'
+        )
+    if recipe.training.metric is not None:
+        check_metric_packages([recipe.training.metric])
+    reporters = recipe.training.report_to
+    available = get_available_reporting_integrations()
+    for name in reporters if isinstance(reporters, list) else [reporters or "none"]:
+        if name not in ("none", "all", *available):
+            raise ImportError(
+                f"`training.report_to` must be none or reporters whose packages are installed ("
+                f"{', '.join(available) or 'none is'}), got {name!r}. Install its package, or leave it out."
+            )
