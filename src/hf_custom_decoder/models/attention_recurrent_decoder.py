@@ -11,6 +11,7 @@ from torch import nn
 
 from .cache_custom_seq2seq import CustomSeq2SeqCache
 from .configuration_recurrent_decoder import RecurrentDecoderConfig
+from .dropout_custom_seq2seq import dropout
 
 
 class RecurrentAttention(nn.Module):
@@ -81,7 +82,7 @@ class RecurrentAttention(nn.Module):
         if self.attention_type == "multihead":
             scores = scores / math.sqrt(queries.shape[-1])
         weights = torch.softmax(scores if mask is None else scores + mask, dim=-1)  # (B, A, T, S)
-        dropped = nn.functional.dropout(weights, p=self.dropout, training=self.training)
+        dropped = dropout(weights, self.dropout, self.training)
         context = torch.matmul(dropped, values).transpose(1, 2).flatten(2)  # (B, T, E)
         if cache is not None:
             context, weights = cache.ungroup_output(context, length), cache.ungroup_weights(weights, length)

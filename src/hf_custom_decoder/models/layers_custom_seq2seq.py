@@ -10,6 +10,8 @@ from torch import nn
 from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 
+from .dropout_custom_seq2seq import dropout
+
 
 class ScaledEmbedding(nn.Embedding):
     """Token embeddings times a constant (Vaswani et al. 2017, section 3.4: `sqrt(E)`); ids `(N)` to `(N, E)`."""
@@ -59,5 +61,5 @@ class FeedForward(nn.Module):
             inner = self.activation_fn(inner)
         else:
             inner = self.activation_fn(self.gate_proj(hidden_states)) * inner
-        inner = nn.functional.dropout(inner, p=self.activation_dropout, training=self.training)  # (N, F)
+        inner = dropout(inner, self.activation_dropout, self.training)  # (N, F)
         return self.fc2(inner)

@@ -4,10 +4,13 @@ The training loss. transformers' own for a class of this name would shift the la
 Legend: B rows, T target length, E width, V vocabulary, N label positions.
 """
 
+from typing import cast
+
 import torch
 from torch import nn
 
 from .packing_custom_seq2seq import is_tracing
+from .vocabulary_loss_custom_seq2seq import can_fuse, vocabulary_loss
 
 IGNORE_INDEX = -100
 """Label of positions that do not count."""
@@ -115,7 +118,12 @@ def sequence_loss(
         return _mean(total, (labels != IGNORE_INDEX).sum() if num_items_in_batch is None else num_items_in_batch)
     positions = (labels.flatten() != IGNORE_INDEX).nonzero().squeeze(-1)  # (N,)
     if logits is None:
-        chosen = lm_head(hidden_states.flatten(0, 1).index_select(0, positions))
+        states = hidden_states.flatten(0, 1).index_select(0, positions)  # (N, E)
+        if can_fuse(states, lm_head):
+            count = len(positions) if num_items_in_batch is None else float(num_items_in_batch)
+            chosen_labels = labels.flatten().index_select(0, positions)
+            return vocabulary_loss(states, chosen_labels, cast(nn.Linear, lm_head), max(count, 1.0), label_smoothing)
+        chosen = lm_head(states)
     else:
         chosen = logits.flatten(0, 1).index_select(0, positions)  # (N, V)
     return token_loss(

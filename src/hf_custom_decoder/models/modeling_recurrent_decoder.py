@@ -22,6 +22,7 @@ from .cache_recurrent_layer import RecurrentLayer
 from .causal_head_custom_seq2seq import CausalHeadMixin
 from .cells_custom_seq2seq import RecurrentCell, State, TimeMajorRows, time_major_rows
 from .configuration_recurrent_decoder import RecurrentDecoderConfig
+from .dropout_custom_seq2seq import dropout
 from .generation_custom_seq2seq import SharedSourceGenerationMixin
 from .inputs_custom_seq2seq import (
     check_id_range,
@@ -45,7 +46,7 @@ class RecurrentDecoderLayer(nn.Module):
         self.cell = RecurrentCell(config.cell_type, input_size, config.hidden_size)
 
     def _finish(self, outputs: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
-        outputs = nn.functional.dropout(outputs, p=self.dropout, training=self.training)
+        outputs = dropout(outputs, self.dropout, self.training)
         return outputs + inputs if self.is_residual else outputs
 
     def forward(
@@ -180,7 +181,7 @@ class RecurrentDecoderModel(RecurrentDecoderPreTrainedModel):
         check_padding_mask(owner, "attention_mask", attention_mask, num_rows, length, cached=cached)
 
         embeddings = self.embed_tokens(given) if inputs_embeds is None else given
-        embeddings = nn.functional.dropout(embeddings, p=config.dropout, training=self.training)
+        embeddings = dropout(embeddings, config.dropout, self.training)
         layers = self._cache_layers(past_key_values)
         states, fed = self._first_states(layers, initial_states, past_key_values, embeddings, num_rows)
         source = self._source(encoder_hidden_states, encoder_attention_mask, past_key_values, num_rows)
@@ -299,7 +300,7 @@ class RecurrentDecoderModel(RecurrentDecoderPreTrainedModel):
         if self.attentional_layer is None:
             return torch.cat([hidden_states, context], dim=-1), weights
         combined = torch.tanh(self.attentional_layer(torch.cat([context, hidden_states], dim=-1)))
-        return nn.functional.dropout(combined, p=self.config.dropout, training=self.training), weights
+        return dropout(combined, self.config.dropout, self.training), weights
 
     def _run_whole(
         self, hidden_states: torch.Tensor, mask: torch.Tensor | None, states: list[State], source: Any

@@ -13,6 +13,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from .cells_custom_seq2seq import RecurrentCell, State, TimeMajorRows, time_major_rows
 from .configuration_recurrent_encoder import RecurrentEncoderConfig
+from .dropout_custom_seq2seq import dropout
 from .inputs_custom_seq2seq import check_id_range, check_ids_or_embeds, check_padding_mask
 from .modeling_recurrent_stack import RecurrentPreTrainedModel
 
@@ -53,7 +54,7 @@ class RecurrentEncoderLayer(nn.Module):
             directions.append(self._run(self.backward_cell, hidden_states, rows, num_rows, is_backward=True))
         outputs = torch.cat([one for one, _ in directions], dim=-1)
         states = [torch.cat(parts, dim=-1) for parts in zip(*(state for _, state in directions), strict=True)]
-        outputs = nn.functional.dropout(outputs, p=self.dropout, training=self.training)
+        outputs = dropout(outputs, self.dropout, self.training)
         return outputs, torch.stack(states, dim=1)
 
     def _run(
@@ -141,7 +142,7 @@ class RecurrentEncoderModel(RecurrentPreTrainedModel):
         hidden_states = given if rows is None else rows.pack(given)
         if inputs_embeds is None:
             hidden_states = self.embed_tokens(hidden_states)
-        hidden_states = nn.functional.dropout(hidden_states, p=self.config.dropout, training=self.training)
+        hidden_states = dropout(hidden_states, self.config.dropout, self.training)
         all_hidden_states = [hidden_states]
         final_states = []
         for layer in self.layers:

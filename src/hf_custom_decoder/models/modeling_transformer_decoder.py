@@ -28,6 +28,7 @@ from .cache_custom_seq2seq import CustomSeq2SeqCache, build_cache, check_cache, 
 from .cache_recurrent_layer import RECURRENT_MIXERS
 from .causal_head_custom_seq2seq import CausalHeadMixin
 from .configuration_transformer_decoder import TransformerDecoderConfig
+from .dropout_custom_seq2seq import dropout
 from .generation_custom_seq2seq import SharedSourceGenerationMixin
 from .inputs_custom_seq2seq import (
     check_id_range,
@@ -98,7 +99,7 @@ class TransformerDecoderLayer(GradientCheckpointingLayer):
                 query_rows=rows,
                 implementation=implementation,
             )
-        hidden_states = residual + nn.functional.dropout(hidden_states, p=self.dropout, training=self.training)
+        hidden_states = residual + dropout(hidden_states, self.dropout, self.training)
         if self.is_post_norm:
             hidden_states = self.self_attn_layer_norm(hidden_states)
 
@@ -116,7 +117,7 @@ class TransformerDecoderLayer(GradientCheckpointingLayer):
                 key_rows=encoder_rows,
                 implementation=cross_attention_implementation(implementation),
             )
-            hidden_states = residual + nn.functional.dropout(hidden_states, p=self.dropout, training=self.training)
+            hidden_states = residual + dropout(hidden_states, self.dropout, self.training)
             if self.is_post_norm:
                 hidden_states = self.encoder_attn_layer_norm(hidden_states)
 
@@ -124,7 +125,7 @@ class TransformerDecoderLayer(GradientCheckpointingLayer):
         if not self.is_post_norm:
             hidden_states = self.final_layer_norm(hidden_states)
         hidden_states = self.mlp(hidden_states)
-        hidden_states = residual + nn.functional.dropout(hidden_states, p=self.dropout, training=self.training)
+        hidden_states = residual + dropout(hidden_states, self.dropout, self.training)
         if self.is_post_norm:
             hidden_states = self.final_layer_norm(hidden_states)
         return hidden_states, weights, cross_weights

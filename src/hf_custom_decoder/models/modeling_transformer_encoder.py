@@ -19,6 +19,7 @@ from .attention_custom_seq2seq import (
     with_implementation,
 )
 from .configuration_transformer_encoder import TransformerEncoderConfig
+from .dropout_custom_seq2seq import dropout
 from .inputs_custom_seq2seq import (
     check_id_range,
     check_ids_or_embeds,
@@ -57,7 +58,7 @@ class TransformerEncoderLayer(GradientCheckpointingLayer):
         hidden_states, weights = self.self_attn(
             hidden_states, attention_mask=attention_mask, rotary=rotary, query_rows=rows, implementation=implementation
         )
-        hidden_states = residual + nn.functional.dropout(hidden_states, p=self.dropout, training=self.training)
+        hidden_states = residual + dropout(hidden_states, self.dropout, self.training)
         if self.is_post_norm:
             hidden_states = self.self_attn_layer_norm(hidden_states)
 
@@ -65,7 +66,7 @@ class TransformerEncoderLayer(GradientCheckpointingLayer):
         if not self.is_post_norm:
             hidden_states = self.final_layer_norm(hidden_states)
         hidden_states = self.mlp(hidden_states)
-        hidden_states = residual + nn.functional.dropout(hidden_states, p=self.dropout, training=self.training)
+        hidden_states = residual + dropout(hidden_states, self.dropout, self.training)
         if self.is_post_norm:
             hidden_states = self.final_layer_norm(hidden_states)
         return hidden_states, weights

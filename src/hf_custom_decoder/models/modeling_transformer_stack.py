@@ -14,6 +14,7 @@ from transformers import initialization as init
 from .attention_custom_seq2seq import check_attention_support
 from .auto_map_custom_seq2seq import FullAutoMapMixin
 from .checkpoint_custom_seq2seq import CheckedLoadingMixin
+from .dropout_custom_seq2seq import dropout
 from .inputs_custom_seq2seq import check_position_ids
 from .packing_custom_seq2seq import PackedRows
 from .positions_custom_seq2seq import MAX_TABLE, LearnedPositions, RotaryEmbedding, SinusoidalPositions, alibi_bias
@@ -99,7 +100,7 @@ class TransformerPreTrainedModel(CheckedLoadingMixin, FullAutoMapMixin, PreTrain
             inputs_embeds = inputs_embeds + positions.to(inputs_embeds)
         if self.layernorm_embedding is not None:
             inputs_embeds = self.layernorm_embedding(inputs_embeds)
-        return nn.functional.dropout(inputs_embeds, p=self.config.dropout, training=self.training)
+        return dropout(inputs_embeds, self.config.dropout, self.training)
 
     def _add_alibi(
         self, mask: torch.Tensor | None, query_slots: torch.Tensor, key_slots: torch.Tensor, dtype: torch.dtype
