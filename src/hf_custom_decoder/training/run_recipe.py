@@ -37,6 +37,7 @@ from .hardware import describe_hardware, limit_threads, runs_on_cpu
 from .interruption import Interruption
 from .optimization import build_optimizer, build_schedule
 from .progress_bar import BudgetProgressBar
+from .recipe_adapter import add_adapter, check_peft, is_adapted, save_trained
 from .recipe_card import recipe_card
 from .recipe_folder import RECIPE_FILE, RESULTS_FILE, RecipeFolder
 from .recipe_model import build_recipe_model, check_pretrained
@@ -127,6 +128,8 @@ def check_training_packages(recipe: Recipe) -> None:
             f"Training needs {' and '.join(missing)}. Install what is missing with "
             'pip install "hf_custom_decoder[train]"'
         )
+    if recipe.adapter.method is not None:
+        check_peft("`adapter.method`")
     if recipe.training.metric is not None:
         check_metric_packages([recipe.training.metric])
     reporters = recipe.training.report_to
@@ -166,7 +169,8 @@ class RecipeRun:
             train = self.read_train()
             self.tokenizers = self.take_tokenizers(train) if existing is None else existing
         set_seed(training.seed)
-        self.model = build_recipe_model(recipe, self.tokenizers)  # what does not fit is refused before the long work
+        base = build_recipe_model(recipe, self.tokenizers)  # what does not fit is refused before the long work
+        self.model: Any = add_adapter(base, recipe.adapter)
         self.frozen = FrozenWeights(self.model, training.freeze) if training.freeze else None
         self.word_dropout = build_word_dropout(training, self.tokenizers)
         self.teacher = None if training.teacher is None else load_teacher(recipe, self.tokenizers)
@@ -174,9 +178,12 @@ class RecipeRun:
             self.encode(train)
         self.prepare_batches()
         self.report(
-            f"{type(self.model).__name__} with {self.model.num_parameters():,} parameters, "
+            f"{type(base).__name__} with {self.model.num_parameters():,} parameters, "
             f"{len(self.tokenizers.target):,} target tokens"
         )
+        if is_adapted(self.model):
+            num_trained = self.model.num_parameters(only_trainable=True)
+            self.report(f"{num_trained:,} of them are trained, those of the adapter.")
         if self.frozen is not None and self.frozen.num_frozen:
             self.report(f"{self.frozen.num_frozen:,} of them are frozen for good.")
         if self.processes.is_main_process:
@@ -328,7 +335,7 @@ class RecipeRun:
         )
         if self.processes.is_main_process:
             with self.folder.whole(self.folder.finished) as partial:
-                self.model.eval().save_pretrained(partial)
+                save_trained(self.model.eval(), partial)
                 save_tokenizers(self.tokenizers, partial)
                 write_text(partial / RECIPE_FILE, recipe_to_yaml(self.recipe))
                 write_json(partial / LOG_FILE, state.log_history)
