@@ -13,7 +13,8 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, TorchAoConfig
+from transformers.utils import is_torchao_available
 
 from hf_custom_decoder.cli import main
 from hf_custom_decoder.hub.model_folder import load_model_folder
@@ -72,7 +73,7 @@ def test_an_adapter_is_trained_and_used(
     tmp_path: Path, base: Path, method: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The folder holds the adapter alone; it is merged for decoding, and loads by peft too."""
-    recipe = adapter_recipe(tmp_path, base, adapter__alpha=6, **method)
+    recipe = adapter_recipe(tmp_path, base, adapter__alpha=6, generation__num_beams=3, **method)
     before = load_file(base / "model.safetensors")
     assert main(["train", str(recipe)]) == 0
     folder = tmp_path / "run"
@@ -97,7 +98,7 @@ def test_an_adapter_is_trained_and_used(
     model, tokenizer = load_model_folder(folder)
     assert not any("lora" in name for name, _ in model.named_modules())
     torch.testing.assert_close(logits_of(model, tokenizer), expected, rtol=1e-4, atol=1e-4)
-    assert (model.generation_config.num_beams, model.generation_config.max_new_tokens) == (2, 10)
+    assert (model.generation_config.num_beams, model.generation_config.max_new_tokens) == (3, 10)
     log = json.loads((folder / "training_log.json").read_text())
     measured = [entry["eval_loss"] for entry in log if "eval_loss" in entry]
     assert measured[-1] < measured[0]
@@ -158,6 +159,30 @@ def test_a_killed_run_ends_with_the_same_adapter(tmp_path: Path, base: Path, opt
     assert any(one.any() for name, one in whole.items() if "lora_B" in name)
 
 
+def test_two_processes_equal_one_that_accumulates(tmp_path: Path) -> None:
+    side = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "dropout": 0.0}
+    (tmp_path / "first").mkdir()
+    sides = {"encoder": side, "decoder": dict(side)}
+    first = tiny_recipe(tmp_path / "first", model=sides, training__max_steps=2)
+    base = train_recipe(recipe_from_dict(first), lambda text: None)
+    # with the usual epsilon AdamW blows the rounding of tiny gradients up to whole steps
+    recipe = adapter_recipe(tmp_path, base, adapter__dora=True, training__adam_epsilon=0.01)
+    launched = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
+        + ["-m", "hf_custom_decoder", "train", str(recipe)],
+        env=os.environ,
+        capture_output=True,
+        check=False,
+    )
+    assert launched.returncode == 0, launched.stderr.decode()[-3000:]
+    assert main(["train", str(recipe), "--accumulation", "2", "--output", str(tmp_path / "alone")]) == 0
+    both, alone = (load_file(tmp_path / name / WEIGHTS) for name in ("run", "alone"))
+    assert both.keys() == alone.keys()
+    for name, weight in alone.items():
+        torch.testing.assert_close(both[name], weight, rtol=1e-5, atol=1e-6)
+    assert any(one.any() for name, one in alone.items() if "lora_B" in name)
+
+
 def test_the_best_adapter_is_kept(tmp_path: Path, base: Path) -> None:
     """At a learning rate that spoils it, the first measurement is the best, and its weights are what is left."""
     options = {"training__patience": 1, "training__learning_rate": 3.0, "training__save_steps": 2}
@@ -182,13 +207,37 @@ def test_an_adapter_on_a_recurrent_model(tmp_path: Path) -> None:
     base = train_recipe(
         recipe_from_dict(tiny_recipe(tmp_path / "first", model=sides, training__max_steps=2)), lambda text: None
     )
-    options = {"adapter__target_modules": ["cell.input_proj"], "training__metric": "chrf"}
+    options = {"adapter__target_modules": ["cell.input_proj"], "training__metric": "exact_match"}
     recipe = adapter_recipe(tmp_path, base, **options)
     assert main(["train", str(recipe)]) == 0
     weights = load_file(tmp_path / "run" / WEIGHTS)
     assert all("cell.input_proj.lora_" in name for name in weights)
     assert any(".decoder." in name for name in weights)
     assert main(["generate", "--model", str(tmp_path / "run"), "Katze läuft"]) == 0
+
+
+@pytest.mark.skipif(not is_torchao_available(), reason="torchao is not installed")
+def test_an_adapter_over_8_bit_weights(tmp_path: Path, base: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A folder of 8-bit weights is a base as any other; the adapter stays beside weights that merging would round."""
+    from torchao.quantization import Int8WeightOnlyConfig
+
+    small = tmp_path / "small"
+    quantization = TorchAoConfig(Int8WeightOnlyConfig())
+    AutoModelForSeq2SeqLM.from_pretrained(base, quantization_config=quantization).save_pretrained(small)
+    AutoTokenizer.from_pretrained(base).save_pretrained(small)
+    recipe = adapter_recipe(tmp_path, small)
+    assert main(["train", str(recipe)]) == 0
+    folder = tmp_path / "run"
+    model, tokenizer = load_model_folder(folder)
+    assert any(".lora_A." in name for name, _ in model.named_modules())
+    plain = AutoModelForSeq2SeqLM.from_pretrained(small)
+    without = logits_of(plain, tokenizer)
+    expected = logits_of(PeftModel.from_pretrained(plain, folder).eval(), tokenizer)
+    assert torch.equal(logits_of(model, tokenizer), expected)
+    assert not torch.allclose(expected, without, atol=1e-2)
+    capsys.readouterr()
+    assert main(["generate", "--model", str(folder), "Katze läuft"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 1
 
 
 def test_a_spoilt_checkpoint_is_refused(tmp_path: Path, base: Path, capsys: pytest.CaptureFixture[str]) -> None:
