@@ -119,11 +119,17 @@ def test_an_adapter_is_trained_and_used(
     assert read_recipe(folder / "recipe.yaml").adapter.r == 3
 
 
-def test_the_adapter_can_be_pushed_when_its_base_is_on_the_hub(tmp_path: Path, base: Path) -> None:
+def test_the_adapter_can_be_pushed_when_its_base_is_on_the_hub(
+    tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     recipe = recipe_from_dict(
         tiny_recipe(tmp_path, model={}, model__pretrained=str(base), adapter__method="lora", training__max_steps=2)
     )
     folder = train_recipe(recipe, lambda text: None)
+    monkeypatch.chdir(folder)
+    code = (folder / "README.md").read_text().partition("```python\n")[2].partition("```")[0]
+    exec(code, {})  # what the card tells readers to do
+    assert capsys.readouterr().out.startswith("['")
     assert f"names the model that the adapter stands on as '{base}'" in str(check_folder(folder))
     for path in folder.iterdir():
         if path.suffix in (".json", ".md", ".yaml"):
