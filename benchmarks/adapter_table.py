@@ -1,11 +1,13 @@
 """
-Which methods of peft work on which decoder, and what share of the parameters they train.
+Which methods of peft work on which decoder, what share of the parameters they train, and what memory a step takes.
 
-    python -m benchmarks.adapter_table           # prints the table
-    python -m benchmarks.adapter_table --write   # puts it into docs/peft.md
+    python -m benchmarks.adapter_table           # prints the tables
+    python -m benchmarks.adapter_table --write   # puts them into docs/peft.md
 
 Width 256, 4 layers a side, vocabulary 8,000, ranks and lengths as in `METHODS`. A cell says "works" after a training
-step in which every trained parameter got a gradient, "refused" where the config is refused at the door.
+step in which every trained parameter got a gradient, "refused" where the config is refused at the door. Memory is
+counted, not sampled: bytes of gradients and of AdamW's state after that step, and bytes that autograd keeps between
+forward and backward (`benchmarks/memory.py`).
 """
 
 import argparse
@@ -29,6 +31,8 @@ from hf_custom_decoder import (
 )
 from hf_custom_decoder.atomic_files import write_text
 from hf_custom_decoder.peft import get_lora_config, get_prefix_tuning_config, get_prompt_tuning_config, train_only
+
+from .memory import saved_bytes
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "peft.md"
 BEGIN, END = "<!-- table: python -m benchmarks.adapter_table --write -->", "<!-- end of the table -->"
@@ -90,36 +94,61 @@ METHODS = (
 )
 
 
-def cell(method: str, model: PreTrainedModel) -> str:
-    """The word "works" with the share of trained parameters in percent, or "refused"."""
+ALL = "all parameters"
+ROWS, LENGTH = 8, 64  # of a batch: texts, and tokens of each side
+MIB = 2**20
+
+
+def cells(method: str, model: PreTrainedModel) -> tuple[str, str]:
+    """
+    The word "works" with the share of trained parameters in percent, and MiB of gradients and AdamW's state beside MiB
+    of activations; or "refused", and nothing.
+    """
     total = sum(parameter.numel() for parameter in model.parameters())
     try:
-        adapted = adapt(method, model)
+        adapted = model if method == ALL else adapt(method, model)
     except ValueError:
-        return "refused"
-    ids = torch.randint(200, 8000, (2, 8), generator=torch.Generator().manual_seed(0))
-    adapted.train()(input_ids=ids, attention_mask=torch.ones_like(ids), labels=ids).loss.backward()
+        return "refused", "-"
+    ids = torch.randint(200, 8000, (ROWS, LENGTH), generator=torch.Generator().manual_seed(0))
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
+    activations = saved_bytes(adapted.train(), batch)
+    adapted(**batch).loss.backward()
     trained = [parameter for parameter in adapted.parameters() if parameter.requires_grad]
-    if not trained or any(parameter.grad is None for parameter in trained):
+    gradients = [parameter.grad for parameter in trained if parameter.grad is not None]
+    if not trained or len(gradients) < len(trained):
         raise RuntimeError(f"{method}: a trained parameter got no gradient.")
-    return f"works, {100 * sum(parameter.numel() for parameter in trained) / total:.2f} %"
+    optimizer = torch.optim.AdamW(trained)
+    optimizer.step()
+    state = [one for group in optimizer.state.values() for one in group.values() if isinstance(one, torch.Tensor)]
+    step = sum(one.nbytes for one in (*gradients, *state))
+    share = 100 * sum(parameter.numel() for parameter in trained) / total
+    return f"works, {share:.2f} %", f"{step / MIB:.1f} + {activations / MIB:.0f}"
 
 
-def table() -> str:
-    """The rows in Markdown."""
+def tables() -> str:
+    """Both tables in Markdown, with a sentence between them."""
     torch.manual_seed(0)
-    rows = [f"| method | {' | '.join(MODELS)} |", "| --- |" + " --- |" * len(MODELS)]
-    for method in METHODS:
-        rows.append(f"| {method} | {' | '.join(cell(method, build()) for build in MODELS.values())} |")
-    sizes = [sum(one.numel() for one in build().parameters()) / 1e6 for build in MODELS.values()]
-    rows.append(f"| parameters of the model, millions | {' | '.join(f'{size:.1f}' for size in sizes)} |")
-    return "\n".join(rows)
+    head = [f"| method | {' | '.join(MODELS)} |", "| --- |" + " --- |" * len(MODELS)]
+    shares, memory = list(head), list(head)
+    for method in (*METHODS, ALL):
+        found = [cells(method, build()) for build in MODELS.values()]
+        if method != ALL:
+            shares.append(f"| {method} | {' | '.join(share for share, _ in found)} |")
+        memory.append(f"| {method} | {' | '.join(mib for _, mib in found)} |")
+    sizes = [sum(one.numel() for one in build().parameters()) for build in MODELS.values()]
+    shares.append(f"| parameters of the model, millions | {' | '.join(f'{size / 1e6:.1f}' for size in sizes)} |")
+    memory.append(f"| the weights themselves, on top | {' | '.join(f'{4 * size / MIB:.0f}' for size in sizes)} |")
+    between = (
+        f"MiB of a training step in float32, {ROWS} texts of {LENGTH} tokens a side: gradients and AdamW's state + "
+        "what the forward\npass keeps for the backward pass. An adapter saves the former."
+    )
+    return "\n".join([*shares, "", between, "", *memory])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", action="store_true", help="put the table into docs/peft.md")
-    found = table()
+    parser.add_argument("--write", action="store_true", help="put the tables into docs/peft.md")
+    found = tables()
     if not parser.parse_args().write:
         print(found)
         return

@@ -22,7 +22,7 @@ def write_pairs(path: Path, num_pairs: int, *, seed: int = 0) -> Path:
 
 
 def tiny_recipe(folder: Path, **changes: Any) -> dict[str, Any]:
-    """Returns a recipe as nested dicts; `changes` are options by full name with two underscores for the dot."""
+    """Returns a recipe as nested dicts; `changes` are options by full name with two underscores for the dot, or whole sections."""
     side = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
     content: dict[str, Any] = {
         "output": str(folder / "run"),
@@ -51,7 +51,10 @@ def tiny_recipe(folder: Path, **changes: Any) -> dict[str, Any]:
     }
     for name, value in changes.items():
         section, _, option = name.partition("__")
-        content.setdefault(section, {})[option] = value
+        if option:
+            content.setdefault(section, {})[option] = value
+        else:
+            content[section] = value
     return content
 
 

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM, BertConfig, BertModel
 
+from hf_custom_decoder.models.checkpoint_files_custom_seq2seq import check_weight_files
 from tests.models.model_cases import AUTO_CLASSES, KIND_CASES, KINDS, make_inputs, make_model, over, run
 
 CLASSES = pytest.mark.parametrize("kind", ["encoder", "decoder", "causal", "seq2seq", "seq2seq_lm"])
@@ -134,3 +135,16 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     saved("seq2seq_lm", tmp_path).unlink()
     with pytest.raises(OSError, match="model.safetensors"):
         KINDS["seq2seq_lm"].from_pretrained(tmp_path)
+
+
+def test_shards_of_deepspeed_are_compared_by_the_shape_of_the_whole(tmp_path: Path) -> None:
+    """ZeRO stage 3 leaves empty weights that know their shape (tests/integration/test_deepspeed.py runs it)."""
+    weights = saved("seq2seq_lm", tmp_path)
+    model = make_model("seq2seq_lm")
+    for parameter in model.parameters():
+        parameter.ds_shape = parameter.shape
+        parameter.data = torch.empty(0)
+    check_weight_files("Model", model, [str(weights)], is_quantized=False)
+    next(model.parameters()).ds_shape = torch.Size((3, 5))
+    with pytest.raises(ValueError, match=r"must have the shape \(3, 5\) by the config"):
+        check_weight_files("Model", model, [str(weights)], is_quantized=False)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import yaml
 
+from .adapter_folder import ADAPTER_CONFIG, check_base, is_adapter_folder
 from .file_safety import check_files
 
 PICKLE_SUFFIXES = (".bin", ".ckpt", ".dill", ".joblib", ".msgpack", ".npy", ".npz", ".pickle", ".pkl", ".pt", ".pth")
@@ -80,10 +81,18 @@ def check_licence_and_data(folder: Path) -> list[str]:
 
 
 def check_code(folder: Path) -> list[str]:
-    """Every module that `auto_map` names lies in the folder, with those that it imports."""
+    """
+    Every module that `auto_map` names lies in the folder, with those that it imports; the code of an adapter is that
+    of the model that it stands on, which must be on the Hub.
+    """
     path = folder / "config.json"
+    if is_adapter_folder(folder):
+        try:
+            return check_base(json.loads((folder / ADAPTER_CONFIG).read_text("utf-8")).get("base_model_name_or_path"))
+        except (ValueError, AttributeError):
+            return [f"{ADAPTER_CONFIG} is no JSON object."]
     if not path.is_file():
-        return [] if (folder / "adapter_config.json").is_file() else ["there is no config.json."]
+        return ["there is no config.json."]
     try:
         auto_map = json.loads(path.read_text(encoding="utf-8")).get("auto_map") or {}
     except (ValueError, AttributeError):

@@ -45,6 +45,7 @@ class ModelCardContents:
         evaluation (`str`): What the metrics mean, and any further results; Markdown.
         limits (`str`): What the model is bad at; Markdown.
         measurements (`Sequence[Measurement]`): The figures, at least one.
+        base_model (`str`, *optional*): Of an adapter, the model that it stands on.
     """
 
     title: str
@@ -61,6 +62,7 @@ class ModelCardContents:
     evaluation: str
     limits: str
     measurements: Sequence[Measurement]
+    base_model: str | None = None
 
 
 def render_model_card(contents: ModelCardContents) -> str:
@@ -83,7 +85,8 @@ def render_model_card(contents: ModelCardContents) -> str:
     metadata = ModelCardData(
         language=contents.language,
         license=contents.license,
-        library_name="transformers",
+        library_name="transformers" if contents.base_model is None else "peft",
+        base_model=contents.base_model,
         pipeline_tag=contents.task,
         tags=["encoder-decoder", "custom_code"],
         datasets=[contents.dataset_id],

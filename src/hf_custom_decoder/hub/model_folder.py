@@ -6,6 +6,7 @@ import torch
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..evaluation.decoding_precision import set_decoding_precision
+from .adapter_folder import ADAPTER_CONFIG, is_adapter_folder, load_adapter_folder
 from .file_safety import check_files
 
 _TOKENIZER_FILES = (
@@ -24,7 +25,8 @@ def load_model_folder(
     """Loads an encoder-decoder model and its tokenizer.
 
     Args:
-        name (`str` or `Path`): A folder written by `save_pretrained`, or a repository on the Hub.
+        name (`str` or `Path`): A folder written by `save_pretrained`, of an adapter too (see
+            [`~hf_custom_decoder.hub.adapter_folder.load_adapter_folder`]), or a repository on the Hub.
         device (`str`, *optional*, defaults to "cpu"): Where to put the model.
         trust_remote_code (`bool`, *optional*, defaults to `False`):
             Whether code from the folder may run. The models of this package need none where it is installed.
@@ -35,6 +37,7 @@ def load_model_folder(
         `tuple[PreTrainedModel, PreTrainedTokenizerBase]`: The model in evaluation mode, and the tokenizer.
 
     Raises:
+        ImportError: If it is an adapter and peft is not installed.
         OSError: If there is no such folder or repository, or it holds no model.
         ValueError: If the folder has no tokenizer, its model is of a kind that cannot be loaded here, or its files
             are not what their names say (see [`~hf_custom_decoder.hub.file_safety.check_files`]).
@@ -42,7 +45,7 @@ def load_model_folder(
     folder = Path(name)
     if folder.exists():
         present = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-        if "config.json" not in present:
+        if not present.intersection(("config.json", ADAPTER_CONFIG)):
             raise FileNotFoundError(
                 f"`model` must be a folder written by `save_pretrained`, found no config.json in {name}."
             )
@@ -54,7 +57,11 @@ def load_model_folder(
         if problems:
             raise ValueError(f"{name} cannot be read safely: {' '.join(problems)} Do not use it.")
     try:
-        model: PreTrainedModel = AutoModelForSeq2SeqLM.from_pretrained(name, trust_remote_code=trust_remote_code)
+        model: PreTrainedModel
+        if is_adapter_folder(folder):
+            model = load_adapter_folder(folder, trust_remote_code=trust_remote_code)
+        else:
+            model = AutoModelForSeq2SeqLM.from_pretrained(name, trust_remote_code=trust_remote_code)
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
     except OSError as error:
         if folder.exists():

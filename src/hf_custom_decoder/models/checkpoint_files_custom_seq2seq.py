@@ -60,7 +60,7 @@ def check_weight_files(owner: str, model: nn.Module, files: Sequence[str], *, is
         found.update(load_state_dict(file, map_location="meta"))
     tensors = {name: one for name, one in found.items() if isinstance(one, torch.Tensor)}
     in_files = sum(one.numel() * (8 * one.element_size() if is_quantized else 1) for one in tensors.values())
-    in_model = sum(one.numel() for one in model.parameters())
+    in_model = sum(_whole_shape(one).numel() for one in model.parameters())
     if in_model > MAX_GROWTH * in_files + SPARE_NUMBERS:
         raise ValueError(
             f"{owner}: the config describes a model of {in_model:,} numbers, the files hold {in_files:,}. They do not "
@@ -80,9 +80,16 @@ def _check_tensors(owner: str, wanted: Mapping[str, Any], tensors: Mapping[str, 
                 f"{owner}: `{name}` must hold floating-point numbers, the file has {tensor.dtype}. It is no "
                 "checkpoint of this model; save it again with `save_pretrained`."
             )
-        if weight.shape != tensor.shape:
+        shape = _whole_shape(weight)
+        if shape != tensor.shape:
             raise MismatchedSizesError(
-                f"{owner}: `{name}` must have the shape {tuple(weight.shape)} by the config, the file has "
+                f"{owner}: `{name}` must have the shape {tuple(shape)} by the config, the file has "
                 f"{tuple(tensor.shape)}. Config and weights do not belong together; pass "
                 "`ignore_mismatched_sizes=True` to start such weights anew."
             )
+
+
+def _whole_shape(weight: torch.Tensor) -> torch.Size:
+    """The shape of a weight, also where DeepSpeed (ZeRO stage 3) has left a shard or nothing of it in this process."""
+    shape: torch.Size = getattr(weight, "ds_shape", weight.shape)
+    return shape

@@ -9,6 +9,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from ..models.checkpoint_files_custom_seq2seq import check_weight_files
+from .recipe_adapter import ADAPTER_WEIGHTS, check_adapter_file, is_adapted
 
 _WEIGHTS = "model.safetensors"
 
@@ -26,13 +27,15 @@ def safely_from(checkpoint: Path | None, model: nn.Module) -> Iterator[None]:
     Raises:
         ValueError: A file holds a pickle that would run code, or the weights are not those of the model.
     """
-    if checkpoint is not None and (checkpoint / _WEIGHTS).is_file():
+    file = None if checkpoint is None else checkpoint / (ADAPTER_WEIGHTS if is_adapted(model) else _WEIGHTS)
+    if file is not None and file.is_file():
         try:
-            check_weight_files(type(model).__name__, model, [str(checkpoint / _WEIGHTS)], is_quantized=False)
+            if is_adapted(model):
+                check_adapter_file(model, file)
+            else:
+                check_weight_files(type(model).__name__, model, [str(file)], is_quantized=False)
         except (SafetensorError, ValueError) as error:
-            raise ValueError(
-                f"{checkpoint / _WEIGHTS} is no checkpoint of this model ({error}). Remove it."
-            ) from error
+            raise ValueError(f"{file} is no checkpoint of this model ({error}). Remove it.") from error
     try:
         yield
     except pickle.UnpicklingError as error:

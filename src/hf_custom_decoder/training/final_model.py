@@ -15,6 +15,7 @@ from ..data.pair_encoding import PairTokenizers
 from ..evaluation.perplexity import mean_token_loss, perplexity
 from ..hub.model_card import Measurement, write_model_card
 from .early_stopping import EarlyStopping
+from .recipe_adapter import save_trained
 from .recipe_card import recipe_card
 from .recipe_data import source_pad_token_id, without_texts
 from .recipe_folder import RECIPE_FILE, RESULTS_FILE
@@ -122,7 +123,7 @@ def write_final_model(
         cleaner ([`Cleaner`], *optional*): With its counts, where pairs were left out.
         work (`Path`): Where TensorBoard's reporter may have written.
     """
-    model.eval().save_pretrained(folder)
+    save_trained(model.eval(), folder)
     save_tokenizers(tokenizers, folder)
     write_text(folder / RECIPE_FILE, recipe_to_yaml(recipe))
     write_json(folder / LOG_FILE, log_history)

@@ -10,14 +10,18 @@ from .recipe_results import RecipeResults
 from .recipe_tokenizers import TARGET_FOLDER
 
 _LOADING = """
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+{imports}from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 folder = "."  # this folder, or the name of the repository on the Hub
 tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
-{target}model = AutoModelForSeq2SeqLM.from_pretrained(folder, trust_remote_code=True)
+{target}{model}
 inputs = tokenizer(["your text"], return_tensors="pt", return_token_type_ids=False)
 print({writer}.batch_decode(model.generate(**inputs), skip_special_tokens=True))
 """
+
+_MODEL = "model = AutoModelForSeq2SeqLM.from_pretrained(folder, trust_remote_code=True)"
+_ADAPTED = """base = AutoModelForSeq2SeqLM.from_pretrained({base!r}, trust_remote_code=True)
+model = PeftModel.from_pretrained(base, folder)"""
 
 
 def recipe_card(
@@ -41,6 +45,7 @@ def recipe_card(
     target = (
         "" if is_joint else f'target_tokenizer = AutoTokenizer.from_pretrained(folder, subfolder="{TARGET_FOLDER}")\n'
     )
+    base = None if recipe.adapter.method is None else recipe.model.pretrained
     revision = "" if data.revision is None else f", revision {data.revision}"
     return ModelCardContents(
         title=card.title or Path(recipe.output).name,
@@ -51,7 +56,12 @@ def recipe_card(
         dataset_id=data.dataset or "local",
         dataset_name=f"{name}{revision}",
         dataset_split=f"{split} split",
-        loading_code=_LOADING.format(target=target, writer="tokenizer" if is_joint else "target_tokenizer"),
+        loading_code=_LOADING.format(
+            imports="" if base is None else "from peft import PeftModel\n",
+            target=target,
+            model=_MODEL if base is None else _ADAPTED.format(base=base),
+            writer="tokenizer" if is_joint else "target_tokenizer",
+        ),
         data=card.data,
         training=(
             f"{results.num_parameters:,} parameters, {results.num_steps:,} optimizer steps in "
@@ -61,6 +71,7 @@ def recipe_card(
         evaluation="Loss and perplexity are per target token of this folder's tokenizer, without label smoothing.",
         limits=card.limits,
         measurements=measurements,
+        base_model=base,
     )
 
 

@@ -5,6 +5,7 @@ from typing import Any
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, PreTrainedModel
 
 from ..data.pair_encoding import PairTokenizers
+from ..hub.adapter_folder import is_adapter_folder
 from ..models.configuration_custom_seq2seq import OWN_ENCODER_CONFIGS, CustomSeq2SeqConfig
 from ..models.modeling_custom_seq2seq import CustomSeq2SeqForConditionalGeneration
 from .recipe_options import Recipe
@@ -72,11 +73,16 @@ def build_recipe_model(recipe: Recipe, tokenizers: PairTokenizers) -> PreTrained
 
 
 def check_pretrained(recipe: Recipe) -> None:
-    """Raises an `OSError` if a pretrained part cannot be read, before any work is done."""
+    """Raises an `OSError` if a pretrained part cannot be read, a `ValueError` if it is an adapter, before any work."""
     for option in ("pretrained", "pretrained_encoder"):
         name = getattr(recipe.model, option)
         if name is None:
             continue
+        if is_adapter_folder(name):
+            raise ValueError(
+                f"`model.{option}` must be a whole model, but {name!r} holds an adapter. Load it by peft, "
+                "`merge_and_unload()`, save the result with its tokenizer, and name that."
+            )
         try:
             AutoConfig.from_pretrained(name)
         except OSError as error:

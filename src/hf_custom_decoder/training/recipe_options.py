@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from .adapter_options import AdapterOptions, check_adapter
 from .cleaning_options import CleaningOptions
 from .option_rules import check_at_least as _check_at_least
 from .option_rules import check_choice as _check_choice
@@ -371,11 +372,13 @@ class Recipe:
         default_factory=PretrainingOptions, metadata={"help": "Windows and mixing, for `pretrain`."}
     )
     cleaning: CleaningOptions = field(default_factory=CleaningOptions, metadata={"help": "The cleaning."})
+    adapter: AdapterOptions = field(default_factory=AdapterOptions, metadata={"help": "The adapter."})
     tasks: dict[str, TaskOptions] = field(
         default_factory=dict, metadata={"help": "Tasks of `pretrain`, by names of your own."}
     )
 
     def __post_init__(self) -> None:
+        check_adapter(self.adapter, self.model, self.training)
         if self.data.streaming:
             for name in ("epochs", "max_tokens"):
                 if getattr(self.training, name) is not None:

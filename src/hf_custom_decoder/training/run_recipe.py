@@ -23,6 +23,7 @@ from .hardware import describe_hardware, limit_threads, runs_on_cpu
 from .interruption import Interruption
 from .optimization import build_optimizer, build_schedule
 from .progress_bar import BudgetProgressBar
+from .recipe_adapter import add_adapter, is_adapted
 from .recipe_data import (
     build_batches,
     clean_training_pairs,
@@ -138,7 +139,8 @@ class RecipeRun:
             train = self.read_train()
             self.tokenizers = self.take_tokenizers(train) if existing is None else existing
         set_seed(training.seed)
-        self.model = build_recipe_model(recipe, self.tokenizers)  # what does not fit is refused before the long work
+        base = build_recipe_model(recipe, self.tokenizers)  # what does not fit is refused before the long work
+        self.model: Any = add_adapter(base, recipe.adapter)
         self.frozen = FrozenWeights(self.model, training.freeze) if training.freeze else None
         self.word_dropout = build_word_dropout(training, self.tokenizers)
         self.teacher = None if training.teacher is None else load_teacher(recipe, self.tokenizers)
@@ -146,9 +148,12 @@ class RecipeRun:
             self.encode(train)
         self.prepare_batches()
         self.report(
-            f"{type(self.model).__name__} with {self.model.num_parameters():,} parameters, "
+            f"{type(base).__name__} with {self.model.num_parameters():,} parameters, "
             f"{len(self.tokenizers.target):,} target tokens"
         )
+        if is_adapted(self.model):
+            num_trained = self.model.num_parameters(only_trainable=True)
+            self.report(f"{num_trained:,} of them are trained, those of the adapter.")
         if self.frozen is not None and self.frozen.num_frozen:
             self.report(f"{self.frozen.num_frozen:,} of them are frozen for good.")
         if self.processes.is_main_process:

@@ -5,6 +5,7 @@ from importlib.util import find_spec
 from transformers.integrations.integration_utils import get_available_reporting_integrations
 
 from ..evaluation.text_metrics import check_metric_packages
+from .recipe_adapter import check_peft
 from .recipe_options import Recipe
 
 
@@ -16,6 +17,8 @@ def check_training_packages(recipe: Recipe) -> None:
             f"Training needs {' and '.join(missing)}. Install what is missing with "
             'pip install "hf_custom_decoder[train]"'
         )
+    if recipe.adapter.method is not None:
+        check_peft("`adapter.method`")
     if recipe.training.metric is not None:
         check_metric_packages([recipe.training.metric])
     reporters = recipe.training.report_to

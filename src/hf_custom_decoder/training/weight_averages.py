@@ -11,6 +11,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from .recipe_adapter import ADAPTER_WEIGHTS, is_adapted, load_adapter_weights
+
 _WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 _MOVING = "moving_average.safetensors"
@@ -20,7 +22,8 @@ def average_checkpoints(folders: Sequence[Path]) -> dict[str, torch.Tensor]:
     """Averages the weights of checkpoints (Vaswani et al. 2017, section 6.1).
 
     Args:
-        folders (`Sequence[Path]`): Folders with `model.safetensors`, or its parts, of one model; at least one.
+        folders (`Sequence[Path]`): Folders with `model.safetensors`, or its parts, of one model, or with the weights
+            of one adapter; at least one.
 
     Returns:
         `dict[str, torch.Tensor]`: The mean of every floating-point tensor, summed in float64 and returned in its own
@@ -53,12 +56,15 @@ def load_weights(model: PreTrainedModel, weights: dict[str, torch.Tensor]) -> No
     """Puts saved weights into a model; of tied ones a file holds one.
 
     Args:
-        model ([`~transformers.PreTrainedModel`]): The model.
+        model ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]): The model, or one with an adapter.
         weights (`dict[str, torch.Tensor]`): From [`average_checkpoints`].
 
     Raises:
         ValueError: If weights are missing that are not tied to others, or unknown ones are given.
     """
+    if is_adapted(model):
+        load_adapter_weights(model, weights)
+        return
     result = model.load_state_dict(weights, strict=False)
     tied = set(getattr(model, "all_tied_weights_keys", {}) or {})
     missing = [name for name in result.missing_keys if name not in tied]
@@ -145,7 +151,8 @@ def _trained(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
 
 
 def _read_weights(folder: Path) -> dict[str, torch.Tensor]:
-    parts = [folder / _WEIGHTS] if (folder / _WEIGHTS).is_file() else sorted(folder.glob("model-*.safetensors"))
+    parts = [folder / name for name in (_WEIGHTS, ADAPTER_WEIGHTS) if (folder / name).is_file()]
+    parts = parts[:1] or sorted(folder.glob("model-*.safetensors"))
     if not parts:
         raise ValueError(f"A checkpoint to average must hold {_WEIGHTS} or {_INDEX}, found neither in {folder}.")
     weights: dict[str, torch.Tensor] = {}

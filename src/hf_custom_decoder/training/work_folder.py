@@ -82,7 +82,8 @@ class WorkFolder:
 
 def holds_result(folder: Path, results_file: str) -> bool:
     """Tells whether a finished run has left its model in `folder`."""
-    return (folder / results_file).is_file() and (folder / "config.json").is_file()
+    has_model = any((folder / name).is_file() for name in ("config.json", "adapter_config.json"))
+    return has_model and (folder / results_file).is_file()
 
 
 def is_empty_folder(folder: Path) -> bool:
