@@ -147,6 +147,14 @@ def test_each_process_has_a_share(trained: Path, outcomes: list[dict[str, Any]])
     assert (len(rows), len(merged)) == (7, 7)
 
 
+def test_a_bad_row_ends_both(outcomes: list[dict[str, Any]], trained: Path) -> None:
+    first, second = outcomes[0]["bad row"], outcomes[1]["bad row"]
+    assert (first["status"], second["status"]) == (2, 2)
+    assert "bad.jsonl could not be read as json" in first["stderr"]
+    assert "Process 0 of 2 (counted from 0) has failed" in second["stderr"]
+    assert not (trained / "bad").exists()
+
+
 @pytest.mark.parametrize(("case", "failing"), [("first fails", 0), ("second fails", 1)])
 def test_a_failure_in_the_work_ends_both(
     case: str, failing: int, outcomes: list[dict[str, Any]], trained: Path
