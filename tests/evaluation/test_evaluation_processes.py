@@ -174,6 +174,23 @@ def test_processes_that_were_not_told_their_place(name: str, monkeypatch: pytest
         pass
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["generate", "--model", "RUN", "hier"],
+        ["distill", "RECIPE", "--teacher", "RUN", "--output", "FILE"],
+        ["back-translate", "RECIPE", "--model", "RUN", "--text", "FILE", "--output", "FILE"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_commands_that_do_not_share(
+    command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    assert main(command) == 2
+    assert f"`{command[0]}` runs in one process, got 3" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("num_processes", [1, 2, 3, 8])
 def test_every_piece_is_dealt_once(num_processes: int) -> None:
     shares = deal(7, num_processes)

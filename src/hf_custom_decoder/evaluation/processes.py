@@ -150,6 +150,16 @@ def joined_processes() -> Iterator[Processes]:
         dist.destroy_process_group(None if joins else group)
 
 
+def refuse_several_processes(command: str) -> None:
+    """Raises a `ValueError` if a command that does not share its work was started more than once."""
+    num_processes = int(_said(_SIZES, "1"))
+    if num_processes > 1:
+        raise ValueError(
+            f"`{command}` runs in one process, got {num_processes}: each would do all of the work. Start it without "
+            "`torchrun` and `accelerate launch`, or cut its input into parts."
+        )
+
+
 def deal(num_pieces: int, num_processes: int) -> list[list[int]]:
     """Numbers of the pieces of every process, in turns that go up and down: 0 1 2 2 1 0 0 1 2 of three."""
     shares: list[list[int]] = [[] for _ in range(num_processes)]
