@@ -2,7 +2,7 @@
 Runs `evaluate` several times as one of two processes: `evaluation_worker.py CASES.json OUTCOMES`.
 
 A case is a line of arguments ({rank} stands for the number of the process), the launcher's port, so that the processes
-join anew each time, and the number of the process that is to fail, if any.
+join anew each time, the number of the process that is to fail, if any, and whether mpirun is the launcher.
 """
 
 import json
@@ -23,14 +23,24 @@ def fail(*args: Any, **options: Any) -> Iterator[list[str]]:
     raise RuntimeError("out of memory, says this test")
 
 
+RANK = os.environ["RANK"]
+AS_OPEN_MPI = {"OMPI_COMM_WORLD_SIZE": os.environ["WORLD_SIZE"], "OMPI_COMM_WORLD_RANK": RANK}
+
+
 def outcome(case: dict[str, Any]) -> dict[str, Any]:
-    os.environ["MASTER_PORT"] = str(case["port"])
     stdout, stderr = StringIO(), StringIO()
-    fails = case["fails"] == int(os.environ["RANK"])
-    generate = fail if fails else run_evaluation.generate_texts
-    with redirect_stdout(stdout), redirect_stderr(stderr), patch.object(run_evaluation, "generate_texts", generate):
+    generate = fail if case["fails"] == int(RANK) else run_evaluation.generate_texts
+    with (
+        patch.dict(os.environ, {"MASTER_PORT": str(case["port"])}),
+        patch.object(run_evaluation, "generate_texts", generate),
+        redirect_stdout(stdout),
+        redirect_stderr(stderr),
+    ):
+        if case["by_mpirun"]:
+            os.environ.update(AS_OPEN_MPI)
+            del os.environ["WORLD_SIZE"], os.environ["RANK"]
         try:
-            status: int | str = main([part.replace("{rank}", os.environ["RANK"]) for part in case["line"]])
+            status: int | str = main([part.replace("{rank}", RANK) for part in case["line"]])
         except RuntimeError as error:
             status = str(error)
     return {"status": status, "stdout": stdout.getvalue(), "stderr": stderr.getvalue()}
@@ -39,4 +49,4 @@ def outcome(case: dict[str, Any]) -> dict[str, Any]:
 if __name__ == "__main__":
     cases = json.loads(Path(sys.argv[1]).read_text())
     outcomes = {name: outcome(case) for name, case in cases.items()}
-    Path(f"{sys.argv[2]}.{os.environ['RANK']}").write_text(json.dumps(outcomes))
+    Path(f"{sys.argv[2]}.{RANK}").write_text(json.dumps(outcomes))
