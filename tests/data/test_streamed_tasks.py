@@ -136,4 +136,4 @@ def test_memory_does_not_grow_with_the_corpus() -> None:
         return found
 
     peak(1000)  # what is imported at the first call
-    assert peak(6000) < 1.3 * peak(1500)
+    assert peak(6000) < 1.2 * peak(2000)  # two blocks of a thousand texts are held in both
