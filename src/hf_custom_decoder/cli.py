@@ -15,6 +15,7 @@ from .doctor import CHECK_NAMES, examine
 from .evaluation.batched_generation import generate_texts
 from .evaluation.decoding_precision import PRECISIONS
 from .evaluation.paired_bootstrap import compare_predictions
+from .evaluation.processes import refuse_several_processes
 from .evaluation.run_evaluation import evaluate_recipe, evaluation_recipe
 from .evaluation.sentence_scores import PAIRED_METRICS
 from .hub.model_folder import load_model_folder
@@ -247,7 +248,8 @@ def _add_evaluate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description=(
             "Generates for the test data of a recipe, or for --data, prints the metrics that the recipe or\n"
-            "--metrics names, and writes outputs and figures. A model trained by `train` brings its recipe."
+            "--metrics names, and writes outputs and figures. A model trained by `train` brings its recipe.\n"
+            "On several devices: torchrun --nproc_per_node N -m hf_custom_decoder evaluate RECIPE --device cuda"
         ),
         epilog=f"Options of a recipe, in the file or here (the section may be left out):\n{describe_options()}",
     )
@@ -302,6 +304,7 @@ def _add_generate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
 
 
 def _run_generate(arguments: argparse.Namespace) -> None:
+    refuse_several_processes("generate")
     sources = read_sources(arguments.texts, arguments.file, sys.stdin)
     model, tokenizer = load_model_folder(
         arguments.model,

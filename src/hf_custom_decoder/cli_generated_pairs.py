@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from .evaluation.processes import refuse_several_processes
 from .quickstart.quickstart_settings import DEVICES
 from .training.generated_pairs import back_translate, distill_pairs
 from .training.recipe_options import describe_options
@@ -48,9 +49,11 @@ def add_generated_pairs(
     back.add_argument("--tag", default="<BT>", help="stands before every source; '' for none (default: %(default)s)")
 
     def run_distill(arguments: argparse.Namespace) -> None:
+        refuse_several_processes("distill")
         distill_pairs(_recipe(arguments), arguments.teacher, arguments.output, print_line, **_common(arguments))
 
     def run_back_translate(arguments: argparse.Namespace) -> None:
+        refuse_several_processes("back-translate")
         back_translate(
             _recipe(arguments),
             arguments.model,

@@ -173,14 +173,6 @@ def test_figures_reach_the_card(trained: Path, tmp_path: Path, capsys: pytest.Ca
     assert card.read_bytes() == once
 
 
-def test_several_processes_are_refused(
-    trained: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    assert main(["evaluate", "--model", str(trained / "run"), "--metrics=token_f1"]) == 2
-    assert "runs in one process, got WORLD_SIZE=2" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize(
     ("line", "message"),
     [

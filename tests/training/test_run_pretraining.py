@@ -130,7 +130,6 @@ def test_plain_text_joined_into_windows(tmp_path: Path, capsys: pytest.CaptureFi
         ),
         ({"a": {"text": "en", "weight": 0}}, [], "`tasks.a.weight` must be above 0"),
         ({"a": {"text": "en"}}, ["--window=40"], "A window of 40 tokens under `tasks.a.objective` span_corruption"),
-        ({"a": {"text": "en"}}, ["--streaming=true", "--training.batch_size=2"], "got `data.streaming: true`"),
         ({"a": {"text": "en"}}, ["--metric=bleu"], "measured by its loss"),
         ({"a": {"text": "en"}}, ["--joint=false"], "got `tokenizer.joint: false`"),
         ({"a": {"text": "en"}}, ["--data.train="], "`tasks.a.train` (or `data.train`) must name data"),

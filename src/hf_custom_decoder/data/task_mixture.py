@@ -46,7 +46,7 @@ class NoisyTask:
         self._ids = windows.with_format(None)["ids"]
         self._tokens = tokens
         self._prefix_ids = list(prefix_ids)
-        self._key = (seed, zlib.crc32(name.encode()))
+        self._key = noise_key(seed, name)
         lengths = windows.with_format("numpy")["length"][:]
         planned = {
             length: planned_lengths(options, int(length), tokens, len(self._prefix_ids))
@@ -60,12 +60,7 @@ class NoisyTask:
 
     def pair(self, row: int, draw: int) -> dict[str, list[int]]:
         """Returns `input_ids` and `labels` of a row, with the noise of this draw."""
-        generator = np.random.default_rng([*self._key, draw, row])
-        source, target = _corrupt(self._options, self._ids[row], generator, self._tokens)
-        return {
-            "input_ids": self._tokens.framed([*self._prefix_ids, *source]),
-            "labels": self._tokens.framed(target),
-        }
+        return noisy_pair(self._options, self._ids[row], (*self._key, draw, row), self._tokens, self._prefix_ids)
 
 
 class SupervisedTask:
@@ -162,6 +157,19 @@ def mixing_rates(
     counted = np.array(given or [min(size, most) for size in sizes], dtype=np.float64) ** (1.0 / temperature)
     rates: list[float] = (counted / counted.sum()).tolist()
     return rates
+
+
+def noise_key(seed: int, name: str) -> tuple[int, int]:
+    """Returns what the noise of a task depends on beside draw and row."""
+    return seed, zlib.crc32(name.encode())
+
+
+def noisy_pair(
+    options: TaskOptions, ids: Sequence[int], key: Sequence[int], tokens: NoiseTokens, prefix_ids: Sequence[int]
+) -> dict[str, list[int]]:
+    """Returns `input_ids` and `labels` of a window, with the noise of a key of whole numbers."""
+    source, target = _corrupt(options, ids, np.random.default_rng(list(key)), tokens)
+    return {"input_ids": tokens.framed([*prefix_ids, *source]), "labels": tokens.framed(target)}
 
 
 def planned_lengths(options: TaskOptions, num_tokens: int, tokens: NoiseTokens, num_prefix: int) -> tuple[int, int]:

@@ -12,7 +12,7 @@ LEAST_TOKENS = 2
 """Shorter windows are left out: nothing could be hidden and something stay."""
 
 
-def read_texts(options: DataOptions, split: str, columns: list[str], option: str) -> Any:
+def read_texts(options: DataOptions, split: str, columns: list[str], option: str, *, streaming: bool = False) -> Any:
     """Reads one split as unlabelled text.
 
     Args:
@@ -20,16 +20,17 @@ def read_texts(options: DataOptions, split: str, columns: list[str], option: str
         split (`str`): "train" or "validation".
         columns (`list[str]`): Columns of text, in the forms of [`ColumnText`]; each text of a row is a document.
         option (`str`): Name of the recipe's option for them, for messages.
+        streaming (`bool`, *optional*, defaults to `False`): Read rows as they are needed.
 
     Returns:
-        `datasets.Dataset`: With the column `text`, without blank ones.
+        `datasets.Dataset` or `datasets.IterableDataset`: With the column `text`, without blank ones.
 
     Raises:
         ImportError: If `datasets` is not installed.
         OSError: If a file is not there, or the Hub could not be asked.
         ValueError: If a column is missing, or no text is left.
     """
-    rows, present, name = load_rows(options, split)
+    rows, present, name = load_rows(options, split, streaming=streaming)
     chosen = [ColumnText(column, option) for column in columns]
     for column in chosen:
         column.check(present, name)
@@ -38,27 +39,33 @@ def read_texts(options: DataOptions, split: str, columns: list[str], option: str
         batched=True,
         remove_columns=present,
         fn_kwargs={"columns": chosen, "lowercase": options.lowercase},
-        desc=f"reading {split}",
+        **({} if streaming else {"desc": f"reading {split}"}),
     )
-    if len(texts) == 0:
+    if not streaming and len(texts) == 0:
         raise ValueError(f"`{option}` must lead to text, but in all {len(rows)} rows of {name} it is empty.")
     return texts
 
 
 def cut_windows(
-    texts: Any, tokenizer: PreTrainedTokenizerBase, *, window: int, join_documents: bool, split: str
+    texts: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    window: int,
+    join_documents: bool,
+    split: str,
+    streaming: bool = False,
 ) -> Any:
-    """Cuts text into windows of tokens.
+    """Cuts text, or a stream of text, into windows of tokens.
 
     A document gives windows of `window` tokens from its start on; the last one holds the rest. With `join_documents`,
     a thousand documents at a time are put one after another, an end token behind each, before they are cut. Windows of
     one token are left out.
 
     Returns:
-        `datasets.Dataset`: With `ids` (no special tokens around them) and `length` in tokens.
+        The same kind of data with `ids` (no special tokens around them) and `length` in tokens.
 
     Raises:
-        ValueError: If no window is left.
+        ValueError: If no window is left; of a stream this is not known.
     """
     windows = texts.map(
         _cut,
@@ -66,9 +73,9 @@ def cut_windows(
         batch_size=1000,
         remove_columns=["text"],
         fn_kwargs={"tokenizer": tokenizer, "window": window, "join_documents": join_documents},
-        desc=f"cutting {split}",
+        **({} if streaming else {"desc": f"cutting {split}"}),
     )
-    if len(windows) == 0:
+    if not streaming and len(windows) == 0:
         raise ValueError(
             f"The {len(texts)} texts of {split} must give windows of at least {LEAST_TOKENS} tokens, got none. Join "
             "short ones with `pretraining.join_documents: true`."

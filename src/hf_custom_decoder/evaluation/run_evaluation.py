@@ -1,9 +1,10 @@
 """A trained model on test data: outputs, metrics, and both as files."""
 
+import itertools
 import json
 import math
-import os
-from collections.abc import Callable, Iterator
+import random
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from .minimum_risk import least_risk, sentence_utility
 from .output_flags import flagged_rows, output_flags
 from .paired_bootstrap import PREDICTIONS_FILE
 from .perplexity import perplexity, row_losses
+from .processes import Processes, joined_processes, own_device
 from .sentence_scores import sentence_scores
 from .text_metrics import Score, check_metric_packages, join_bpe, score_texts
 
@@ -86,6 +88,9 @@ def evaluate_recipe(
 ) -> dict[str, Score]:
     """Generates for the test data, scores it, and writes outputs and figures.
 
+    Where `torchrun` or `accelerate launch` has started several processes, they share the batches; the first one reads
+    the data, scores, writes and reports, with the outputs and figures of one process alone.
+
     Args:
         recipe ([`Recipe`]): `output` is the model; `data`, `generation` and `evaluation` say what is done.
         report (`Callable[[str], None]`): Receives messages for the user.
@@ -96,28 +101,41 @@ def evaluate_recipe(
         precision (`str`, *optional*): Numbers to decode with, see [`load_model_folder`].
 
     Returns:
-        `dict[str, Score]`: All figures by name.
+        `dict[str, Score]`: All figures by name; empty on all processes but the first.
 
     Raises:
         ImportError: If a package is missing.
-        OSError: If model or data cannot be read.
-        ValueError: If the data does not fit the recipe, or several processes were started.
+        OSError: If model or data cannot be read, or another process has ended.
+        ValueError: If the data does not fit the recipe, or another process has failed.
     """
-    _refuse_several_processes()
     options = recipe.evaluation
     text_metrics = [name for name in options.metrics if name != "perplexity"]
-    check_metric_packages([*text_metrics, *([options.minimum_risk] if options.minimum_risk else [])])
-    model, tokenizer = load_model_folder(
-        recipe.output, device=device, trust_remote_code=trust_remote_code, precision=precision
-    )
-    tokenizers = PairTokenizers(tokenizer, load_target_tokenizer(recipe.output) or tokenizer)
-    pairs = read_pairs(recipe.data, "test")
-    entries = merge_references(pairs) if recipe.data.merge_references else list(pairs)
+    with joined_processes() as processes:
+        with processes.in_step():
+            check_metric_packages([*text_metrics, *([options.minimum_risk] if options.minimum_risk else [])])
+        for is_my_turn in (processes.is_first, not processes.is_first):  # code of the folder is copied once
+            with processes.in_step():
+                if is_my_turn:
+                    model, tokenizer = load_model_folder(
+                        recipe.output,
+                        device=own_device(device) if processes.num_processes > 1 else device,
+                        trust_remote_code=trust_remote_code,
+                        precision=precision,
+                    )
+                    tokenizers = PairTokenizers(tokenizer, load_target_tokenizer(recipe.output) or tokenizer)
+        with processes.in_step():
+            pairs = read_pairs(recipe.data, "test") if processes.is_first else []
+        entries = merge_references(pairs) if recipe.data.merge_references else list(pairs)
+        lists = _generate(recipe, model, tokenizers, entries, processes) if text_metrics else None
+        measured = None
+        if "perplexity" in options.metrics:
+            measured = pair_perplexity(recipe, model, tokenizers, pairs, processes)
+    if not processes.is_first:
+        return {}
     scores: dict[str, Score] = {}
     rows: list[dict[str, Any]] = []
     flags: dict[str, list[int]] = {}
-    if text_metrics:
-        lists = _generate(recipe, model, tokenizers, entries)
+    if lists is not None:
         rows = _prediction_rows(recipe, entries, lists)
         hypotheses = [_join(options, row["prediction"]) for row in rows]
         references = [[_join(options, text) for text in row["references"]] for row in rows]
@@ -127,8 +145,8 @@ def evaluate_recipe(
             row["scores"] = single
             row["flags"] = output_flags(_join(options, row["source"]), hypothesis, texts)
         flags = flagged_rows([row["flags"] for row in rows])
-    if "perplexity" in options.metrics:
-        found, losses = pair_perplexity(recipe, model, tokenizers, pairs)
+    if measured is not None:
+        found, losses = measured
         scores |= found
         if not recipe.data.merge_references:
             for row, loss in zip(rows, losses, strict=bool(rows)):
@@ -148,33 +166,33 @@ def evaluate_recipe(
     return scores
 
 
-def _refuse_several_processes() -> None:
-    num_processes = int(os.environ.get("WORLD_SIZE", "1"))
-    if num_processes > 1:
-        raise ValueError(
-            f"`evaluate` runs in one process, got WORLD_SIZE={num_processes}. Start it without `accelerate launch`; "
-            "training measures on all processes."
-        )
-
-
 def _generate(
-    recipe: Recipe, model: PreTrainedModel, tokenizers: PairTokenizers, entries: list[dict[str, Any]]
-) -> list[list[str]]:
-    """Generates for every entry, long sources first (so that a batch too large fails at once), in their order."""
-    search = recipe.generation
+    recipe: Recipe,
+    model: PreTrainedModel,
+    tokenizers: PairTokenizers,
+    entries: list[dict[str, Any]],
+    processes: Processes,
+) -> list[list[str]] | None:
+    """Generates for every entry, long sources first (so that a batch too large fails at once), in their order.
+
+    Whole batches are shared out, so that no output depends on the number of processes. Returns None on all of them but
+    the first.
+    """
+    search, size = recipe.generation, recipe.evaluation.batch_size
     order = sorted(range(len(entries)), key=lambda idx: -len(entries[idx]["source"]))
     settings: dict[str, Any] = {"do_sample": search.do_sample}
     if search.num_beams > 1:
         settings["length_penalty"] = search.length_penalty
     if search.do_sample:
         settings |= {"temperature": search.temperature, "top_k": 0, "top_p": 1.0}  # of all tokens
-    with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
-        torch.manual_seed(recipe.evaluation.seed)
-        texts = generate_texts(
+
+    def texts_of(number: int, sources: list[str]) -> Iterator[list[str]]:
+        torch.manual_seed(random.Random(f"{recipe.evaluation.seed}, batch {number}").getrandbits(63))
+        return generate_texts(
             model,
             tokenizers.source,
-            (entries[idx]["source"] for idx in order),
-            batch_size=recipe.evaluation.batch_size,
+            sources,
+            batch_size=size,
             num_return_sequences=search.num_return_sequences,
             target_tokenizer=tokenizers.target,
             truncate=True,
@@ -183,9 +201,22 @@ def _generate(
             no_repeat_ngram_size=search.no_repeat_ngram_size,
             **settings,
         )
-        shown = progress_over(texts, len(entries), "generating", "texts")
-        written = dict(zip(order, shown, strict=True))
-    return [written[idx] for idx in range(len(entries))]
+
+    def write(share: Iterable[tuple[int, list[str]]]) -> list[list[list[str]]]:
+        batches = list(share)
+        texts: Iterator[list[str]] = itertools.chain.from_iterable(itertools.starmap(texts_of, batches))
+        if processes.is_first:
+            texts = progress_over(texts, sum(len(sources) for _, sources in batches), "generating", "texts")
+        with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
+            written = iter(list(texts))
+        return [list(itertools.islice(written, len(sources))) for _, sources in batches]
+
+    batches = [[entries[idx]["source"] for idx in order[start : start + size]] for start in range(0, len(order), size)]
+    found = processes.share_out(enumerate(batches), write)
+    if found is None:
+        return None
+    by_entry = dict(zip(order, itertools.chain.from_iterable(found), strict=True))
+    return [by_entry[idx] for idx in range(len(entries))]
 
 
 def _prediction_rows(recipe: Recipe, entries: list[dict[str, Any]], lists: list[list[str]]) -> list[dict[str, Any]]:
@@ -207,8 +238,8 @@ def _join(options: EvaluationOptions, text: str) -> str:
 
 
 def pair_perplexity(
-    recipe: Recipe, model: PreTrainedModel, tokenizers: PairTokenizers, pairs: Any
-) -> tuple[dict[str, Score], list[float]]:
+    recipe: Recipe, model: PreTrainedModel, tokenizers: PairTokenizers, pairs: Any, processes: Processes | None = None
+) -> tuple[dict[str, Score], list[float]] | None:
     """Perplexity a target token, and a byte of the target's text (which does not depend on the tokenizer).
 
     The end token's cost is part of both. Targets that were cut count for the first only. Unknown tokens hide what
@@ -218,29 +249,39 @@ def pair_perplexity(
         recipe ([`Recipe`]): Its lengths and batch size are used.
         model ([`~transformers.PreTrainedModel`]): Of both sides.
         tokenizers ([`PairTokenizers`]): Of both sides.
-        pairs (`datasets.Dataset`): With `source` and `target`.
+        pairs (`datasets.Dataset`): With `source` and `target`; only the first process is asked for them.
+        processes ([`Processes`], *optional*): Those that share the work.
 
     Returns:
-        `tuple[dict[str, Score], list[float]]`: Both figures, and the nats a token of every pair.
+        `tuple[dict[str, Score], list[float]]`: Both figures, and the nats a token of every pair; None on all processes
+        but the first.
     """
+    processes = processes or Processes()
     data = recipe.data
-    encoded = encode_pairs(
-        pairs,
-        tokenizers,
-        max_source_length=data.max_source_length,
-        max_target_length=data.max_target_length,
-        too_long="truncate",
-        split="test",
-    )
+    encoded: Any = []
+    with processes.in_step():
+        if processes.is_first:
+            encoded = encode_pairs(
+                pairs,
+                tokenizers,
+                max_source_length=data.max_source_length,
+                max_target_length=data.max_target_length,
+                too_long="truncate",
+                split="test",
+            )
     pad = tokenizers.source.pad_token_id
     collate = PairCollator(int(tokenizers.target.pad_token_id if pad is None else pad))
     size = recipe.evaluation.batch_size
 
-    def batches() -> Iterator[dict[str, torch.Tensor]]:
-        for start in range(0, len(encoded), size):
-            yield collate([encoded[idx] for idx in range(start, min(start + size, len(encoded)))])
+    def measure(share: Iterable[list[dict[str, list[int]]]]) -> list[list[tuple[float, int]]]:
+        return [row_losses(model, [collate(batch)]) for batch in share]
 
-    losses = row_losses(model, batches())
+    starts = range(0, len(encoded), size)
+    batches = ([encoded[idx] for idx in range(start, min(start + size, len(encoded)))] for start in starts)
+    found = processes.share_out(batches, measure)
+    if found is None:
+        return None
+    losses = list(itertools.chain.from_iterable(found))
     num_tokens = sum(count for _, count in losses)
     mean = sum(total for total, _ in losses) / num_tokens
     scores = {"perplexity": Score(perplexity(mean), f"{num_tokens} target tokens", greater_is_better=False)}

@@ -9,6 +9,7 @@ from ..data.noise import span_counts
 from ..data.noise_tokens import MASK_TOKEN, NoiseTokens, find_noise_tokens, sentinel_names
 from ..data.pair_encoding import PairTokenizers, encode_pairs
 from ..data.pair_tables import read_pairs
+from ..data.streamed_tasks import StreamedMixture, StreamedNoisyTask, StreamedSupervisedTask, StreamedTask
 from ..data.task_mixture import NoisyTask, SupervisedTask, Task, TaskMixture, mixing_rates, planned_lengths
 from ..data.text_windows import LEAST_TOKENS, cut_windows, read_texts
 from ..data.tokenizer_training import train_tokenizer
@@ -53,11 +54,13 @@ def check_pretraining(recipe: Recipe) -> None:
             "`tasks` must name at least one task of pre-training, got none. Add a section such as "
             "`tasks: {spans: {objective: span_corruption, text: [text]}}`."
         )
-    if recipe.data.streaming:
-        raise ValueError(
-            "Pre-training plans its windows before it begins, got `data.streaming: true`. Leave it out: text is read "
-            "from the disk, not held in memory."
-        )
+    if recipe.data.streaming and len(recipe.tasks) > 1:
+        for name, task in recipe.tasks.items():
+            if task.weight is None:
+                raise ValueError(
+                    f"`tasks.{name}.weight` must be given, as the sizes of streams are not known, got "
+                    "`data.streaming: true` and no weight. Give one to every task."
+                )
     if recipe.training.metric is not None:
         raise ValueError(
             f"Pre-training is measured by its loss, got `training.metric` = {recipe.training.metric}. Leave it out."
@@ -98,29 +101,26 @@ class PretrainingRun(RecipeRun):
             needs_mask=any(task.needs_mask for task in recipe.tasks.values()),
             num_sentinels=_num_sentinels(recipe, windows),
         )
-        tasks = {name: self._task(name, "train", rows, windows.get(name, 0), tokens) for name, rows in train.items()}
-        rates = mixing_rates(
-            [len(task) for task in tasks.values()],
-            weights=[task.weight for task in recipe.tasks.values()],
-            temperature=recipe.pretraining.mixing_temperature,
-            most_examples=recipe.pretraining.most_examples,
-        )
-        for (name, task), rate in zip(tasks.items(), rates, strict=True):
-            kind = recipe.tasks[name].objective
-            self.report(f"Task {name} ({kind}): {len(task):,} examples, {100.0 * rate:.1f} % of the draws")
-        self.mixture = TaskMixture(list(tasks.values()), rates, recipe.training.seed)
-        self.train_pairs = self.mixture
+        if recipe.data.streaming:
+            self.train_pairs = self._stream(train, windows, tokens)
+        else:
+            self.train_pairs = self.mixture = self._mixture(train, windows, tokens)
         self.validation_pairs = self._validation(windows, tokens)
 
     def prepare_batches(self) -> None:
-        """Plans the batches by the most tokens that each example can have."""
+        """Plans the batches by the most tokens that each example can have, except for a stream."""
+        if self.recipe.data.streaming:
+            self.batches = None
+            self.max_steps = self.recipe.training.max_steps or 0
+            return
         mixture = self.mixture
         self.plan_batches(mixture.source_lengths, mixture.target_lengths, mixture.slots_of_pass)
         self.report(f"{len(mixture):,} examples, {self.max_steps:,} steps")
 
     def read_train(self) -> dict[str, Any]:
         """Reads the data of every task."""
-        return {name: self._read(name, "train") for name in self.recipe.tasks}
+        streaming = self.recipe.data.streaming
+        return {name: self._read(name, "train", streaming=streaming) for name in self.recipe.tasks}
 
     def texts_of(self, split: str) -> tuple[list[str], list[str]]:
         """Returns the texts of a split, all as one side."""
@@ -131,14 +131,42 @@ class PretrainingRun(RecipeRun):
         }
         return list(self._texts(rows)), []
 
-    def _read(self, name: str, split: str) -> Any:
+    def _mixture(self, train: dict[str, Any], windows: dict[str, int], tokens: NoiseTokens) -> TaskMixture:
+        tasks: dict[str, Task] = {
+            name: self._task(name, "train", rows, windows.get(name, 0), tokens) for name, rows in train.items()
+        }
+        rates = self._rates([len(task) for task in tasks.values()])
+        for (name, task), rate in zip(tasks.items(), rates, strict=True):
+            kind = self.recipe.tasks[name].objective
+            self.report(f"Task {name} ({kind}): {len(task):,} examples, {100.0 * rate:.1f} % of the draws")
+        return TaskMixture(list(tasks.values()), rates, self.recipe.training.seed)
+
+    def _stream(self, train: dict[str, Any], windows: dict[str, int], tokens: NoiseTokens) -> StreamedMixture:
+        tasks = {name: self._streamed_task(name, rows, windows.get(name, 0), tokens) for name, rows in train.items()}
+        rates = self._rates([1] * len(tasks))
+        for name, rate in zip(tasks, rates, strict=True):
+            self.report(
+                f"Task {name} ({self.recipe.tasks[name].objective}): a stream, {100.0 * rate:.1f} % of the draws"
+            )
+        return StreamedMixture(tasks, rates, self.recipe.training.seed)
+
+    def _rates(self, sizes: list[int]) -> list[float]:
+        options = self.recipe.pretraining
+        return mixing_rates(
+            sizes,
+            weights=[task.weight for task in self.recipe.tasks.values()],
+            temperature=options.mixing_temperature,
+            most_examples=options.most_examples,
+        )
+
+    def _read(self, name: str, split: str, *, streaming: bool = False) -> Any:
         task = self.recipe.tasks[name]
         data = _data_of(self.recipe, task)
         if task.is_supervised:
-            pairs = read_pairs(data, split, expand_targets=data.all_targets and split == "train")
+            pairs = read_pairs(data, split, expand_targets=data.all_targets and split == "train", streaming=streaming)
             return pairs.map(_with_prefix, fn_kwargs={"prefix": task.prefix}) if task.prefix else pairs
         columns = [task.text] if isinstance(task.text, str) else list(task.text or [])
-        return read_texts(data, split, columns, f"tasks.{name}.text")
+        return read_texts(data, split, columns, f"tasks.{name}.text", streaming=streaming)
 
     def new_tokenizers(self, rows: dict[str, Any]) -> PairTokenizers:
         """Trains a tokenizer that has the special tokens of all tasks."""
@@ -196,26 +224,41 @@ class PretrainingRun(RecipeRun):
         return least
 
     def _task(self, name: str, split: str, rows: Any, window: int, tokens: NoiseTokens) -> Task:
+        task, examples = self.recipe.tasks[name], self._examples(name, split, rows, window)
+        if task.is_supervised:
+            return SupervisedTask(examples)
+        seed = self.recipe.training.seed
+        return NoisyTask(f"{name}/{split}", task, examples, tokens, self._prefix_ids(task), seed)
+
+    def _streamed_task(self, name: str, rows: Any, window: int, tokens: NoiseTokens) -> StreamedTask:
+        task, held = self.recipe.tasks[name], self.recipe.data.shuffle_rows
+        examples = self._examples(name, "train", rows, window, streaming=True)
+        if task.is_supervised:
+            return StreamedSupervisedTask(examples, held)
+        seed = self.recipe.training.seed
+        return StreamedNoisyTask(f"{name}/train", task, examples, tokens, self._prefix_ids(task), seed, held)
+
+    def _examples(self, name: str, split: str, rows: Any, window: int, *, streaming: bool = False) -> Any:
+        """Pairs of ids of a supervised task, windows of others."""
         recipe, task = self.recipe, self.recipe.tasks[name]
         if task.is_supervised:
-            return SupervisedTask(
-                encode_pairs(
-                    rows,
-                    self.tokenizers,
-                    max_source_length=recipe.data.max_source_length,
-                    max_target_length=recipe.data.max_target_length,
-                    too_long=recipe.data.too_long if split == "train" else "truncate",
-                    split=split,
-                )
+            return encode_pairs(
+                rows,
+                self.tokenizers,
+                max_source_length=recipe.data.max_source_length,
+                max_target_length=recipe.data.max_target_length,
+                too_long=recipe.data.too_long if split == "train" else "truncate",
+                split=split,
+                streaming=streaming,
             )
-        windows = cut_windows(
+        return cut_windows(
             rows,
             self.tokenizers.source,
             window=window,
             join_documents=recipe.pretraining.join_documents,
             split=f"{name}, {split}",
+            streaming=streaming,
         )
-        return NoisyTask(f"{name}/{split}", task, windows, tokens, self._prefix_ids(task), recipe.training.seed)
 
     def _validation(self, windows: dict[str, int], tokens: NoiseTokens) -> Any:
         """Encodes the validation data of all tasks that have some, with one draw of noise."""

@@ -9,6 +9,7 @@ from transformers import PrinterCallback, TrainerState, set_seed
 
 from ..atomic_files import write_json
 from ..data.cleaning import Cleaner
+from ..data.endless_stream import EndlessStream
 from ..data.pair_collator import PairCollator
 from ..data.pair_encoding import PairTokenizers
 from ..data.pair_tables import read_pairs
@@ -198,7 +199,8 @@ class RecipeRun:
         training, data = self.recipe.training, self.recipe.data
         self.batches: TokenBatchSampler | None = None
         if data.streaming:
-            self.train_pairs = self.train_pairs.shuffle(seed=training.seed, buffer_size=data.shuffle_rows)
+            rows = self.train_pairs.shuffle(seed=training.seed, buffer_size=data.shuffle_rows)
+            self.train_pairs = EndlessStream(rows)
             self.max_steps = training.max_steps or 0
             return
         if isinstance(self.train_pairs, VariedPairs):
