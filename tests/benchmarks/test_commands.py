@@ -5,8 +5,10 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 
 from benchmarks import __main__ as command
+from benchmarks.device_results import DeviceFigure
 from benchmarks.results import Figure, write_section
 from benchmarks.sizes import Size
 
@@ -90,13 +92,51 @@ def test_a_trial_takes_small_models_and_a_state_of_its_own(results: Path, monkey
     assert list(json.loads((state / "trial.json").read_text(encoding="utf-8"))["entries"]) == ["base: b"]
 
 
+def test_a_device_goes_on_where_it_was_and_writes_its_own_section(
+    results: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figure = DeviceFigure("base: training", "ours", 1000.0, peak_share=0.25, peak_mib=2048.0)
+    monkeypatch.setattr(command, "check_device", lambda device: None)
+    monkeypatch.setattr(command, "device_name", lambda device: "some card")
+    monkeypatch.setattr(command, "device_facts", lambda plan: "- Device: some card\n")
+    monkeypatch.setattr(command, "device_measurements", lambda plan, seed, rounds: [("base", lambda: [figure])])
+    command.main(["--device", "cuda"])
+    assert "[1/1] base" in capsys.readouterr().out
+    assert [path.name for path in (results.parent / "state").iterdir()] == ["cuda.json"]
+    command.main(["--device", "cuda", "--write"])
+    assert "[1/1] base" not in capsys.readouterr().out
+    text = results.read_text(encoding="utf-8")
+    assert "<!-- cuda -->\n## Training and decoding on a GPU\n" in text
+    assert "Command: `python -m benchmarks --device cuda --write`" in text
+    assert "| base: training | ours | 1,000 |  | 25.0% | 2,048 |" in text
+
+
+def test_a_missing_card_is_a_usage_error(
+    results: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit, match="2"):
+        command.main(["--device", "cuda"])
+    assert "error: `--device cuda` needs a card that torch can use" in capsys.readouterr().err
+    assert not results.exists()
+
+
 @pytest.mark.parametrize(
-    "options", [["--trial"], ["--full", "--trial", "--write"], ["--full", "--only", "x", "--write"]]
+    ("options", "message"),
+    [
+        (["--trial"], "--trial goes with --full"),
+        (["--device", "cpu", "--trial"], "--trial goes with --full"),
+        (["--only", "x"], "--only with --full or --device"),
+        (["--full", "--trial", "--write"], "--write is for all figures of the real sizes"),
+        (["--full", "--only", "x", "--write"], "--write is for all figures of the real sizes"),
+        (["--device", "cpu", "--write"], "--write is for all figures of the real sizes"),
+        (["--full", "--device", "cpu"], "--full and --device are two runs"),
+    ],
 )
-def test_partial_figures_are_not_written(
-    results: Path, capsys: pytest.CaptureFixture[str], options: list[str]
+def test_options_that_do_not_go_together(
+    results: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
 ) -> None:
     with pytest.raises(SystemExit, match="2"):
         command.main(options)
-    assert "--trial and --only go with --full and without --write" in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not results.exists()
