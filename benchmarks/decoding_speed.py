@@ -25,9 +25,18 @@ class Decoding:
         source (`Batch`): `input_ids` and `attention_mask` of shape `(batch_size, source_length)`.
         new_tokens (`int`): Tokens that every row gets: neither fewer nor more.
         beams (`int`): 1 is greedy search.
+        cache_implementation (`str`, *optional*): As `generate()` knows it, e.g. `"static"`; by default dynamic.
     """
 
-    def __init__(self, model: PreTrainedModel, source: Batch, *, new_tokens: int, beams: int = 1) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        source: Batch,
+        *,
+        new_tokens: int,
+        beams: int = 1,
+        cache_implementation: str | None = None,
+    ) -> None:
         self.model, self.source = model.eval(), source
         self.settings: dict[str, Any] = {
             "num_beams": beams,
@@ -37,6 +46,8 @@ class Decoding:
             "eos_token_id": NEVER_WRITTEN,
             "decoder_start_token_id": START,
         }
+        if cache_implementation is not None:
+            self.settings["cache_implementation"] = cache_implementation
 
     def write(self) -> torch.Tensor:
         """Generated ids `(batch_size, 1 + new_tokens)`, the start token first."""

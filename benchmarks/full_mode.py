@@ -7,9 +7,11 @@ from typing import Any
 import torch
 
 from .batches import source_batch, training_batches
+from .ctranslate2_speed import ctranslate2_measurements
 from .decoding_speed import Decoding
 from .interleaved import Contestant, race
 from .measurements import NEW_TOKENS, measure_decoding, measure_training
+from .peers_ctranslate2 import has_ctranslate2
 from .peers_torch import (
     TorchGreedy,
     XGreedy,
@@ -44,10 +46,14 @@ NOT_EQUAL = (
 )
 
 NOT_MEASURED = [
-    "GPU: the benchmarks have no mode for one yet (wall time, share of the card's peak, peak memory).",
-    "CTranslate2: there is no conversion of our models to it yet.",
     "Beams of `nn.Transformer` and x-transformers: neither has beam search.",
 ]
+
+
+def missing_peers() -> list[str]:
+    """A line for everyone who could not be measured because it is not installed."""
+    installed = {"x-transformers": has_x_transformers(), "CTranslate2": has_ctranslate2()}
+    return [f"{name}: it was not installed." for name, is_there in installed.items() if not is_there]
 
 
 def weights_note(model: torch.nn.Module, ours: torch.nn.Module) -> str:
@@ -119,11 +125,13 @@ def measure_autocast(size: Size, *, seed: int, rounds: int, count: int) -> list[
     return [speed_figure(name, result, "ours in bf16 autocast", "ours in float32", target=1.2)]
 
 
-def full_measurements(seed: int, rounds: int) -> Iterator[tuple[str, Callable[[], list[Figure]]]]:
-    """Everything that the full mode measures, by name and in order."""
+def full_measurements(
+    seed: int, rounds: int, tiny: Size = TINY, base: Size = BASE
+) -> Iterator[tuple[str, Callable[[], list[Figure]]]]:
+    """Everything that the full mode measures, by name and in order; other shapes under the two names for a trial."""
     shared: dict[str, Any] = {"seed": seed, "rounds": rounds}
     yield "start-up", partial(measure_start_up, rounds)
-    for size, random_target, count in ((TINY, 2.5, 3), (BASE, 1.6, 1)):
+    for size, random_target, count in ((tiny, 2.5, 3), (base, 1.6, 1)):
         for grouped, target in ((False, random_target), (True, 1.1)):
             yield (
                 f"{size.name}: training, grouped {grouped}",
@@ -137,21 +145,22 @@ def full_measurements(seed: int, rounds: int) -> Iterator[tuple[str, Callable[[]
                     f"{size.name}: decoding, {other}, {beams} beams",
                     partial(measure_other_decoding, size, other, beams=beams, **shared),
                 )
-        for settings in decoding_settings(size):
+        if has_ctranslate2():
+            yield from ctranslate2_measurements(size, **shared)
+        for settings in decoding_settings(is_base=size is base):
             yield (
                 f"{size.name}: decoding, {', '.join(f'{name} {value}' for name, value in settings.items())}",
                 partial(measure_decoding, size, **settings, **shared),
             )
-    yield "base: bf16 autocast", partial(measure_autocast, BASE, count=1, **shared)
+    yield "base: bf16 autocast", partial(measure_autocast, base, count=1, **shared)
     yield (
         "tiny: training, a shorter tail",
-        partial(measure_training, TINY, grouped=False, target=None, sigma=0.5, **shared),
+        partial(measure_training, tiny, grouped=False, target=None, sigma=0.5, **shared),
     )
 
 
-def decoding_settings(size: Size) -> Iterator[dict[str, Any]]:
+def decoding_settings(*, is_base: bool) -> Iterator[dict[str, Any]]:
     """Beams, batch, source length and output length of each decoding beside BART, with targets where there are any."""
-    is_base = size is BASE
     yield {"beams": 1, "batch_size": 1, "source_length": 32, "target": 1.35 if is_base else 1.7}
     yield {"beams": 4, "batch_size": 1, "source_length": 32, "target": 2.0 if is_base else 2.5}
     yield {"beams": 1, "batch_size": 32, "source_length": None, "target": None if is_base else 1.4}

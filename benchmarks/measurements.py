@@ -68,6 +68,11 @@ def memory_figure(name: str, bart: torch.nn.Module, ours: torch.nn.Module, batch
     return Figure(name, ratio, ratio, ratio, own, other, unit="MiB", target=0.70, at_most=True)
 
 
+def search_name(beams: int) -> str:
+    """How the tables call a search."""
+    return "greedy" if beams == 1 else f"{beams} beams"
+
+
 def measure_decoding(
     size: Size,
     *,
@@ -99,7 +104,6 @@ def measure_decoding(
     if other is None:
         note += f", {equal_output_share(runs['BART'], runs['ours']):.0%} of them alike"
     result = race(runs, rounds=rounds)
-    search = "greedy" if beams == 1 else f"{beams} beams"
     sources = "realistic source lengths" if source_length is None else f"{source_length:,} source tokens"
-    name = f"{size.name}: {search}, batch {batch_size}, {sources}"
+    name = f"{size.name}: {search_name(beams)}, batch {batch_size}, {sources}"
     return [speed_figure(name, result, "ours", other_name, target=target, note=note)]

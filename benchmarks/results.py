@@ -80,7 +80,7 @@ class Figure:
         target = f"  target {self.target_text}  {self.verdict}" if self.target is not None else ""
         return (
             f"{self.name} vs {self.reference_name}: {self.ratio_text}{target}  "
-            f"({_number(self.ours)} vs {_number(self.reference)} {self.unit}){'  ' + self.note if self.note else ''}"
+            f"({number(self.ours)} vs {number(self.reference)} {self.unit}){'  ' + self.note if self.note else ''}"
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -88,7 +88,8 @@ class Figure:
         return asdict(self)
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
+    """Text of a speed or a size: whole from 100 on, three digits below."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
@@ -125,8 +126,8 @@ def table(figures: Iterable[Figure]) -> str:
         cells = [
             figure.name,
             figure.reference_name,
-            _number(figure.ours),
-            _number(figure.reference),
+            number(figure.ours),
+            number(figure.reference),
             figure.unit,
             figure.ratio_text,
             figure.target_text,

@@ -6,12 +6,12 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import hf_custom_decoder
 from hf_custom_decoder.atomic_files import write_json
 
-from .results import Figure, cpu_name
+from .results import cpu_name
 
 STATE_FOLDER = Path(__file__).parent / "state"
 
@@ -26,7 +26,20 @@ def code_digest() -> str:
     return digest.hexdigest()[:16]
 
 
-class ResumableState:
+class AnyFigure(Protocol):
+    """What a state keeps: one line on the screen, fields in a file."""
+
+    def line(self) -> str:
+        """For the screen."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Arguments that make it anew."""
+
+
+FigureType = TypeVar("FigureType", bound=AnyFigure)
+
+
+class ResumableState(Generic[FigureType]):
     """
     Figures by the name of their measurement, written after each of them.
 
@@ -34,13 +47,15 @@ class ResumableState:
         path (`Path`): A JSON file; made where it is missing.
         settings (`dict`): What the figures depend on (seed, rounds, ...); versions, processor and a
             digest of the code are added.
+        figure_class (`type`): Of the figures.
 
     Raises:
         ValueError: The file holds figures of other settings.
     """
 
-    def __init__(self, path: Path, settings: dict[str, Any]) -> None:
+    def __init__(self, path: Path, settings: dict[str, Any], figure_class: Callable[..., FigureType]) -> None:
         versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers")}
+        self.figure_class = figure_class
         self.path, self.settings = (
             path,
             {
@@ -60,23 +75,23 @@ class ResumableState:
                 )
             self.entries = content["entries"]
 
-    def figures(self, name: str) -> list[Figure] | None:
+    def figures(self, name: str) -> list[FigureType] | None:
         """The figures of a finished measurement, or None."""
         entry = self.entries.get(name)
-        return None if entry is None else [Figure(**fields) for fields in entry]
+        return None if entry is None else [self.figure_class(**fields) for fields in entry]
 
-    def store(self, name: str, figures: list[Figure]) -> None:
+    def store(self, name: str, figures: list[FigureType]) -> None:
         """Keep the figures of a measurement, on disk too."""
         self.entries[name] = [figure.as_json() for figure in figures]
         write_json(self.path, {"settings": self.settings, "entries": self.entries})
 
 
 def run_all(
-    measurements: Sequence[tuple[str, Callable[[], list[Figure]]]],
-    state: ResumableState,
+    measurements: Sequence[tuple[str, Callable[[], list[FigureType]]]],
+    state: ResumableState[FigureType],
     show: Callable[[str], None],
     clock: Callable[[], float] = time.monotonic,
-) -> list[Figure]:
+) -> list[FigureType]:
     """
     Run what is not finished yet, showing progress and the time left.
 
@@ -89,7 +104,8 @@ def run_all(
         The figures of all measurements, in order.
     """
     waiting = [name for name, _ in measurements if state.figures(name) is None]
-    start, figures = clock(), []
+    start = clock()
+    figures: list[FigureType] = []
     for index, (name, measure) in enumerate(measurements, 1):
         kept = state.figures(name)
         if kept is None:

@@ -30,3 +30,9 @@ class Size:
 
 TINY = Size("tiny", width=256, ffn=1024, layers=3, heads=4, vocab=8_000)
 BASE = Size("base", width=512, ffn=2048, layers=6, heads=8, vocab=32_000)
+LARGE = Size("large", width=1024, ffn=4096, layers=12, heads=16, vocab=32_000)
+
+TRIAL_TINY = Size("tiny", width=32, ffn=64, layers=1, heads=2, vocab=8_192)
+TRIAL_BASE = Size("base", width=32, ffn=64, layers=1, heads=2, vocab=8_192)
+"""What `--trial` puts in the place of both: every measurement runs through in seconds, its figures mean nothing. The
+vocabulary is the smallest whose projection can have 8-bit weights."""

@@ -25,8 +25,8 @@ def test_a_stopped_run_is_taken_up_where_it_was(tmp_path: Path) -> None:
     measurements = [(name, lambda name=name: measure(name)) for name in names]
     path, lines = tmp_path / "state.json", []
     with pytest.raises(KeyboardInterrupt):
-        run_all(measurements, ResumableState(path, {"seed": 0}), lines.append)
-    figures = run_all(measurements, ResumableState(path, {"seed": 0}), lines.append)
+        run_all(measurements, ResumableState(path, {"seed": 0}, Figure), lines.append)
+    figures = run_all(measurements, ResumableState(path, {"seed": 0}, Figure), lines.append)
     assert ran == ["a", "b", "b", "c"]
     assert figures == [figure(name) for name in names]
 
@@ -39,7 +39,7 @@ def test_time_left_is_shown(tmp_path: Path) -> None:
         return [figure("x")]
 
     measurements = [(name, measure) for name in ("a", "b", "c")]
-    run_all(measurements, ResumableState(tmp_path / "state.json", {}), lines.append, clock=lambda: now[0])
+    run_all(measurements, ResumableState(tmp_path / "state.json", {}, Figure), lines.append, clock=lambda: now[0])
     assert [line for line in lines if line.startswith("[")] == [
         "[1/3] a",
         "[2/3] b, about 20 min left",
@@ -49,8 +49,8 @@ def test_time_left_is_shown(tmp_path: Path) -> None:
 
 def test_figures_of_other_settings_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "state.json"
-    ResumableState(path, {"seed": 0}).store("a", [figure("a")])
-    assert ResumableState(path, {"seed": 0}).figures("a") == [figure("a")]
-    assert ResumableState(path, {"seed": 0}).figures("b") is None
+    ResumableState(path, {"seed": 0}, Figure).store("a", [figure("a")])
+    assert ResumableState(path, {"seed": 0}, Figure).figures("a") == [figure("a")]
+    assert ResumableState(path, {"seed": 0}, Figure).figures("b") is None
     with pytest.raises(ValueError, match="--restart"):
-        ResumableState(path, {"seed": 1})
+        ResumableState(path, {"seed": 1}, Figure)
