@@ -9,6 +9,7 @@ import pytest
 from hf_custom_decoder.cli import main
 from hf_custom_decoder.memory import MemoryEstimate, estimate_memory
 from hf_custom_decoder.training.recipe_reading import recipe_from_dict
+from tests.fresh_python import ROOT
 from tests.tiny_pronunciation import save_tiny_model
 
 SIDE = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
@@ -106,3 +107,11 @@ def test_wrong_input(arguments: list[str], message: str, tmp_path: Path, capsys:
 def test_an_unknown_dtype() -> None:
     with pytest.raises(ValueError, match="`--dtype` must be one of float32, bfloat16, got 'int8'"):
         estimate(dtype="int8")
+
+
+def test_the_page_shows_what_the_command_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    """A billion parameters, on whatever machine this is."""
+    page = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
+    shown = page.partition("--gpus 64\n")[2].partition("\n```")[0]
+    assert main(["memory", str(ROOT / "examples" / "scaling" / "one_billion.yaml"), "--gpus", "64"]) == 0
+    assert capsys.readouterr().out.partition("\n\nNot counted")[0] == shown
