@@ -10,6 +10,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from .atomic_files import write_json
 from .cli_generated_pairs import GENERATED_PAIRS_OPTIONS, add_generated_pairs
+from .cli_memory import MEMORY_OPTIONS, add_memory
 from .data.text_sources import read_sources
 from .doctor import CHECK_NAMES, examine
 from .evaluation.batched_generation import generate_texts
@@ -45,6 +46,7 @@ OWN_OPTIONS: dict[str, tuple[str, ...]] = {
     "evaluate": ("model", "data", "predictions", "device", "precision", "trust_remote_code"),
     "doctor": ("json", "skip", "trust_remote_code"),
     **GENERATED_PAIRS_OPTIONS,
+    **MEMORY_OPTIONS,
 }
 """Options of the commands that take those of a recipe beside them."""
 
@@ -65,6 +67,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_doctor(commands)
     _add_compare(commands)
     add_generated_pairs(commands, _print_line)
+    add_memory(commands, _print_line)
     return parser
 
 
