@@ -18,6 +18,7 @@ from .cache_custom_seq2seq import CustomSeq2SeqCache
 from .layers_custom_seq2seq import build_norm
 from .packing_custom_seq2seq import PackedRows, is_tracing
 from .positions_custom_seq2seq import rotate
+from .tensor_parallel_custom_seq2seq import check_share, norm_of_some_heads
 
 
 def eager_attention_forward(
@@ -197,6 +198,8 @@ class MultiHeadAttention(nn.Module):
         self.is_cross_attention, self.is_causal = is_cross_attention, is_causal
         self.sliding_window = sliding_window
         self.num_heads, self.head_dim = config.num_attention_heads, config.attention_head_dim
+        self.num_key_heads, self.first_head = config.key_value_heads, 0
+        self.group: Any = None  # of the processes that compute the other heads
         self.num_key_value_groups = config.num_attention_heads // config.key_value_heads
         self.scaling = self.head_dim**-0.5
         self.attention_dropout = config.attention_dropout
@@ -212,11 +215,24 @@ class MultiHeadAttention(nn.Module):
         self.q_norm = build_norm(config, self.head_dim) if config.qk_norm else nn.Identity()
         self.k_norm = build_norm(config, self.head_dim) if config.qk_norm else nn.Identity()
 
+    def take_share(self, owner: str, mesh: Any) -> None:
+        """
+        Compute one of equal shares of the heads, as the weights are split over a device mesh of one dimension.
+
+        Raises:
+            ValueError: The heads do not divide; the message begins with `owner`.
+        """
+        size = mesh.size()
+        check_share(owner, "num_attention_heads", self.num_heads, size)
+        check_share(owner, "num_key_value_heads", self.num_key_heads, size)
+        self.num_heads, self.num_key_heads = self.num_heads // size, self.num_key_heads // size
+        self.first_head, self.group = mesh.get_local_rank() * self.num_heads, mesh.get_group()
+
     def _heads(self, projected: torch.Tensor, rows: PackedRows | None, norm: nn.Module | None = None) -> torch.Tensor:
         """`(B, T, heads * D)`, or packed `(N, heads * D)`, to `(B, heads, T, D)`."""
         states = projected.unflatten(-1, (-1, self.head_dim))
         if norm is not None:
-            states = norm(states)
+            states = norm(states) if self.group is None else norm_of_some_heads(norm, states, self.group)
         if rows is not None:
             states = rows.unpack(states)
         return states.transpose(1, 2)
@@ -283,6 +299,9 @@ class MultiHeadAttention(nn.Module):
                     visible = slice(-attention_mask.shape[-1], None)
                     keys, values = keys[:, :, visible], values[:, :, visible]
 
+        if isinstance(attention_mask, torch.Tensor) and attention_mask.dim() == 4:
+            if attention_mask.shape[1] > self.num_heads:  # of all heads, and some of them are of other processes
+                attention_mask = attention_mask[:, self.first_head : self.first_head + self.num_heads]
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
         output, weights = attend(
             self,

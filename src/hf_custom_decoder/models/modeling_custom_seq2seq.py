@@ -29,6 +29,7 @@ from .inputs_custom_seq2seq import check_id_range
 from .loss_custom_seq2seq import IGNORE_INDEX, check_labels, sequence_loss
 from .modeling_recurrent_decoder import RecurrentDecoderModel
 from .modeling_transformer_decoder import TransformerDecoderModel
+from .tensor_parallel_custom_seq2seq import HEAD_RULE, whole_where_tied
 from .user_decoder_custom_seq2seq import (
     build_user_cache,
     is_unresolved,
@@ -181,6 +182,7 @@ class CustomSeq2SeqModel(ResizeBySideMixin, CustomSeq2SeqPreTrainedModel):  # ty
         if config.tie_encoder_decoder_embeddings:  # a foreign encoder calls its embedding as it likes
             self._tied_weights_keys = {self.embedding_name("encoder"): self.embedding_name("decoder")}
         self.post_init()
+        self._tp_plan = whole_where_tied(self.tp_plan, self.all_tied_weights_keys)
 
     def get_encoder(self, modality: str | None = None) -> PreTrainedModel:
         """The encoder."""
@@ -455,6 +457,8 @@ class CustomSeq2SeqForConditionalGeneration(  # type: ignore[misc]  # the hooks 
         if tied:
             self._tied_weights_keys = dict.fromkeys(tied, f"model.{self.model.embedding_name('decoder')}")
         self.post_init()
+        head = {"lm_head": HEAD_RULE} if self.model.decoder.tp_plan else {}
+        self._tp_plan = whole_where_tied({**self.tp_plan, **head}, self.all_tied_weights_keys)
         self.generation_config.decoder_start_token_id = config.start_token_id
         if self.generation_config.max_length is None or self.generation_config.max_length == 20:
             self.generation_config.max_length = length_rule(config.decoder)
