@@ -1,11 +1,13 @@
 """torch.export, torch.compile without a graph break, and the static cache that compiled decoding needs."""
 
+import shutil
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 from torch._dynamo.testing import CompileCounter, CompileCounterWithBackend
+from transformers import CompileConfig
 from transformers.cache_utils import StaticCache
 
 from hf_custom_decoder import CustomSeq2SeqCache
@@ -13,6 +15,7 @@ from hf_custom_decoder.models.cache_custom_seq2seq import build_cross_attention_
 from tests.factories import ALL_VARIANTS, SIZES
 from tests.models.model_cases import (
     ALL_CASES,
+    HEAD_CASES,
     main_output,
     make_inputs,
     make_model,
@@ -32,6 +35,7 @@ EXPORT_CASES = [
 COMPILE_CASES = [("encoder", "sliding"), ("causal_cross", "rotary"), ("seq2seq_lm", "sliding_last_alibi")]
 TRAINING_CASES = [("seq2seq_lm", "rotary")]
 STEP_CASES = ["sliding_last_alibi"]
+GENERATION_CASES = [("seq2seq_lm", "rotary_gqa_qk_norm"), ("seq2seq_lm", "sliding_last_alibi"), ("causal", "learned")]
 
 
 def others(cases: list[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -214,3 +218,58 @@ def test_export_of_a_decoding_step() -> None:
     for end in range(2, 7):
         arguments["decoder_input_ids"] = inputs["decoder_input_ids"][:, :end]
         torch.testing.assert_close(step(**arguments).logits, expected[:, end - 1 : end], **CLOSE)
+
+
+NUM_TOKENS = 14
+
+COMPILED_GRAPHS: list[torch.fx.GraphModule] = []
+"""What `count_graphs` was given; a module's own, as transformers copies a compile config with all that is in it."""
+
+
+def count_graphs(module: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Any:
+    """A compiler that notes a graph and runs it as it is."""
+    COMPILED_GRAPHS.append(module)
+    return module.forward
+
+
+def check_compiled_generation(kind: str, variant: str, backend: Any = count_graphs, **fields: Any) -> int:
+    """
+    `generate()` with a static cache, its steps compiled as transformers does it on accelerators: equal ids, no graph
+    break, nothing compiled in a second call. The number of graphs of the first one is returned.
+    """
+    model, inputs = make_model(kind, variant, **fields), make_inputs(kind, with_padding=kind == "seq2seq_lm")
+    given: dict[str, Any] = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+    given.update(cache_implementation="static", max_new_tokens=NUM_TOKENS, min_new_tokens=NUM_TOKENS)
+    expected = model.generate(**given)
+    config = CompileConfig(fullgraph=True, backend=backend, mode=None)
+    config._compile_all_devices = True
+    COMPILED_GRAPHS.clear()
+    assert torch.equal(model.generate(**given, compile_config=config), expected)
+    num_graphs = len(COMPILED_GRAPHS)
+    with torch.compiler.set_stance("fail_on_recompile"):
+        assert torch.equal(model.generate(**given, compile_config=config), expected)
+    return num_graphs
+
+
+def num_graphs_of(variant: str) -> int:
+    """One; of transformers' sliding layers, which count tokens in whole numbers, three: first step, filling, full."""
+    return 3 if "sliding" in variant else 1
+
+
+@over(GENERATION_CASES)
+def test_compiled_generation_compiles_once(kind: str, variant: str) -> None:
+    assert check_compiled_generation(kind, variant) == num_graphs_of(variant)
+
+
+@pytest.mark.full
+@over([case for case in HEAD_CASES if case not in GENERATION_CASES and case[0] in ("causal", "seq2seq_lm")])
+def test_compiled_generation_of_every_variant(kind: str, variant: str) -> None:
+    assert check_compiled_generation(kind, variant) == num_graphs_of(variant)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None and shutil.which("clang++") is None, reason="needs a C++ compiler")
+def test_generation_by_compiled_kernels() -> None:
+    """With torch's own compiler."""
+    small = {"encoder": {"num_hidden_layers": 1}, "decoder": {"num_hidden_layers": 1}}
+    check_compiled_generation("seq2seq_lm", "rotary_gqa_qk_norm", backend="inductor", **small)

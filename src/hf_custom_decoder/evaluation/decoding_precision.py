@@ -27,8 +27,8 @@ def set_decoding_precision(model: PreTrainedModel, precision: str) -> PreTrained
         `PreTrainedModel`: The same model.
 
     Raises:
-        ValueError: There is no such precision, or `"int8"` and the model is not on the CPU, in training mode, or too
-            small.
+        ValueError: There is no such precision, or `"int8"` and the model is not on the CPU, in training mode,
+            split over processes, or too small.
     """
     if precision not in PRECISIONS:
         raise ValueError(f"`precision` must be one of {', '.join(PRECISIONS)}, got {precision!r}. Choose one of them.")
@@ -42,6 +42,11 @@ def set_decoding_precision(model: PreTrainedModel, precision: str) -> PreTrained
     if model.device.type != "cpu" or model.training:
         state = "training mode" if model.training else f"device {model.device.type!r}"
         raise ValueError(f'`precision="int8"` is for a model on the CPU in evaluation mode, got {state}. Use "bf16".')
+    if (model.tp_size or 1) > 1:
+        raise ValueError(
+            f'`precision="int8"` is for a whole model, got one that is split over {model.tp_size} processes '
+            '(`tp_plan`). Use "bf16", or load the model whole.'
+        )
     decoder, head = model.get_decoder(), model.get_output_embeddings()
     if quantise_linears(decoder) == 0 and not can_be_int8(head):
         raise ValueError(

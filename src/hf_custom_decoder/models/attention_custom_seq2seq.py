@@ -18,6 +18,7 @@ from .cache_custom_seq2seq import CustomSeq2SeqCache
 from .layers_custom_seq2seq import build_norm
 from .packing_custom_seq2seq import PackedRows, cut_rows, is_tracing
 from .positions_custom_seq2seq import rotate
+from .tensor_parallel_custom_seq2seq import check_share, norm_of_some_heads
 
 
 def eager_attention_forward(
@@ -197,6 +198,8 @@ class MultiHeadAttention(nn.Module):
         self.is_cross_attention, self.is_causal = is_cross_attention, is_causal
         self.sliding_window = sliding_window
         self.num_heads, self.head_dim = config.num_attention_heads, config.attention_head_dim
+        self.num_key_heads, self.first_head = config.key_value_heads, 0
+        self.group: Any = None  # of the processes that compute the other heads
         self.num_key_value_groups = config.num_attention_heads // config.key_value_heads
         self.scaling = self.head_dim**-0.5
         self.attention_dropout = config.attention_dropout
@@ -212,11 +215,30 @@ class MultiHeadAttention(nn.Module):
         self.q_norm = build_norm(config, self.head_dim) if config.qk_norm else nn.Identity()
         self.k_norm = build_norm(config, self.head_dim) if config.qk_norm else nn.Identity()
 
+    def take_share(self, owner: str, mesh: Any) -> None:
+        """
+        Compute one of equal shares of the heads, as the weights are split over a device mesh of one dimension.
+
+        Raises:
+            ValueError: The heads do not divide; the message begins with `owner`.
+        """
+        size = mesh.size()
+        check_share(owner, "num_attention_heads", self.num_heads, size)
+        check_share(owner, "num_key_value_heads", self.num_key_heads, size)
+        self.num_heads, self.num_key_heads = self.num_heads // size, self.num_key_heads // size
+        self.first_head, self.group = mesh.get_local_rank() * self.num_heads, mesh.get_group()
+
+    def _by_head(self, projected: torch.Tensor, norm: nn.Module | None) -> torch.Tensor:
+        """`(..., heads * D)` to `(..., heads, D)`."""
+        states = projected.unflatten(-1, (-1, self.head_dim))
+        if norm is None:
+            return states
+        normed: torch.Tensor = norm(states) if self.group is None else norm_of_some_heads(norm, states, self.group)
+        return normed
+
     def _heads(self, projected: torch.Tensor, rows: PackedRows | None, norm: nn.Module | None = None) -> torch.Tensor:
         """`(B, T, heads * D)`, or packed `(N, heads * D)`, to `(B, heads, T, D)`."""
-        states = projected.unflatten(-1, (-1, self.head_dim))
-        if norm is not None:
-            states = norm(states)
+        states = self._by_head(projected, norm)
         if rows is not None:
             states = rows.unpack(states)
         return states.transpose(1, 2)
@@ -244,6 +266,9 @@ class MultiHeadAttention(nn.Module):
         implementation: str,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The output of the kernel, of shape `(B, T, H, D)`, and its weights where it has them."""
+        if isinstance(attention_mask, torch.Tensor) and attention_mask.dim() == 4:
+            if attention_mask.shape[1] > self.num_heads:  # of all heads, and some of them are of other processes
+                attention_mask = attention_mask[:, self.first_head : self.first_head + self.num_heads]
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
         output: tuple[torch.Tensor, torch.Tensor | None] = attend(
             self,
@@ -270,8 +295,7 @@ class MultiHeadAttention(nn.Module):
         masks = query_rows.split_mask(attention_mask, key_rows)
 
         def heads(projected: torch.Tensor, rows: PackedRows, norm: nn.Module | None = None) -> list[torch.Tensor]:
-            states = projected.unflatten(-1, (-1, self.head_dim))
-            return [piece.transpose(1, 2) for piece in rows.split(states if norm is None else norm(states))]
+            return [piece.transpose(1, 2) for piece in rows.split(self._by_head(projected, norm))]
 
         outputs = []
         for piece, queries, keys, values, mask in zip(

@@ -138,9 +138,12 @@ def _keys(cache: Cache, layer_idx: int = 0) -> torch.Tensor | None:
     return keys if isinstance(keys, torch.Tensor) and keys.dim() == 4 else None
 
 
-def check_cache(owner: str, cache: Cache, config: PreTrainedConfig, num_rows: int) -> None:
+def check_cache(
+    owner: str, cache: Cache, config: PreTrainedConfig, num_rows: int, num_key_heads: int | None = None
+) -> None:
     """
-    Raise unless a cache belongs to a decoder of this config and, where it is filled, to `num_rows` decoder rows.
+    Raise unless a cache belongs to a decoder of this config and, where it is filled, to `num_rows` decoder rows and
+    `num_key_heads` key heads (by default those of the config).
 
     Raises:
         TypeError: No cache.
@@ -164,7 +167,8 @@ def check_cache(owner: str, cache: Cache, config: PreTrainedConfig, num_rows: in
         keys = _keys(own, layer_idx)
         if keys is None:
             continue
-        expected = (num_rows, config.key_value_heads, config.attention_head_dim)
+        num_key_heads = config.key_value_heads if num_key_heads is None else num_key_heads
+        expected = (num_rows, num_key_heads, config.attention_head_dim)
         found = (keys.shape[0], keys.shape[1], keys.shape[3])
         if found != expected:
             raise ValueError(

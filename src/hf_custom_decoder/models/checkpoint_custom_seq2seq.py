@@ -7,6 +7,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from .checkpoint_files_custom_seq2seq import check_file_names, check_weight_files
+from .tensor_parallel_custom_seq2seq import take_shares
 
 NEW_PARTS = ("lm_head.",)
 """Weights that a checkpoint may lack: heads on top of a pretrained body."""
@@ -24,6 +25,7 @@ class CheckedLoadingMixin:
         expected_keys: list[str] | None = None,
     ) -> Any:
         """As in transformers, after names, shapes and types in the files were found to be those of the model."""
+        take_shares(model)
         if checkpoint_files is not None and state_dict is None:
             owner, source = type(model).__name__, load_config.pretrained_model_name_or_path
             if source is not None and os.path.isdir(source):

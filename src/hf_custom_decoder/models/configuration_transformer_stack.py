@@ -8,6 +8,8 @@ from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
+from .tensor_parallel_custom_seq2seq import StackPlan
+
 CONFIG_FORMAT = 1
 """Version of the config layout this code reads and writes."""
 
@@ -202,6 +204,8 @@ class TransformerStackConfig(PreTrainedConfig):
     eos_token_id: int | list[int] | None = 2
     config_format: int = CONFIG_FORMAT
 
+    base_model_tp_plan = StackPlan()
+
     # transformers writes this attribute when attention kernels are chosen, so it is no plain field.
     _known_extra_names: ClassVar[tuple[str, ...]] = (
         "attn_implementation",
@@ -225,6 +229,8 @@ class TransformerStackConfig(PreTrainedConfig):
         if self.rope_parameters is not None and not isinstance(self.rope_parameters, dict):
             raise TypeError(f"{owner}: `rope_parameters` must be a dict or None, got {self.rope_parameters!r}.")
         super().__post_init__(**kwargs)
+        if "base_model_tp_plan" not in kwargs:
+            self.__dict__.pop("base_model_tp_plan", None)  # transformers 5.17 writes a copy down
         if self.position_type != "rotary":
             self.rope_parameters = None
         self.check()

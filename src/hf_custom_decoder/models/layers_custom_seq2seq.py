@@ -4,6 +4,7 @@ Legend: N any leading dimensions, E width, F inner width of the feed-forward blo
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,6 +12,7 @@ from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 
 from .dropout_custom_seq2seq import dropout
+from .tensor_parallel_custom_seq2seq import check_share
 
 
 class ScaledEmbedding(nn.Embedding):
@@ -53,6 +55,10 @@ class FeedForward(nn.Module):
             self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
         self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
         self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
+
+    def take_share(self, owner: str, mesh: Any) -> None:
+        """Raise a `ValueError` that begins with `owner` unless the inner width divides among a mesh of processes."""
+        check_share(owner, "intermediate_size", self.fc1.out_features, mesh.size())
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """`(N, E)` to `(N, E)`."""

@@ -26,6 +26,7 @@ from .loss_custom_seq2seq import check_labels, mask_up_to_last_label, sequence_l
 from .loss_custom_seq2seq import shift_tokens_right as shift_tokens_right
 from .pretrained_custom_seq2seq import CustomSeq2SeqPreTrainedModel as CustomSeq2SeqPreTrainedModel
 from .sides_custom_seq2seq import CustomSeq2SeqSides
+from .tensor_parallel_custom_seq2seq import HEAD_RULE, whole_where_tied
 from .vocabulary_head_custom_seq2seq import CustomSeq2SeqHead
 
 
@@ -61,6 +62,7 @@ class CustomSeq2SeqModel(ResizeBySideMixin, CustomSeq2SeqSides):  # type: ignore
         if config.tie_encoder_decoder_embeddings:  # a foreign encoder calls its embedding as it likes
             self._tied_weights_keys = {self.embedding_name("encoder"): self.embedding_name("decoder")}
         self.post_init()
+        self._tp_plan = whole_where_tied(self.tp_plan, self.all_tied_weights_keys)
 
     def forward(
         self,
@@ -218,6 +220,8 @@ class CustomSeq2SeqForConditionalGeneration(  # type: ignore[misc]  # the hooks 
         if tied:
             self._tied_weights_keys = dict.fromkeys(tied, f"model.{self.model.embedding_name('decoder')}")
         self.post_init()
+        head = {"lm_head": HEAD_RULE} if self.model.decoder.tp_plan else {}
+        self._tp_plan = whole_where_tied({**self.tp_plan, **head}, self.all_tied_weights_keys)
         self.generation_config.decoder_start_token_id = config.start_token_id
         if self.generation_config.max_length is None or self.generation_config.max_length == 20:
             self.generation_config.max_length = length_rule(config.decoder)

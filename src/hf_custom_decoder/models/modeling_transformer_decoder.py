@@ -42,6 +42,7 @@ from .layers_custom_seq2seq import FeedForward, build_embedding, build_norm
 from .mixers_custom_seq2seq import LinearRecurrence
 from .modeling_transformer_stack import TransformerPreTrainedModel
 from .packing_custom_seq2seq import PackedRows, is_tracing, packed_rows, source_rows
+from .tensor_parallel_custom_seq2seq import HEAD_RULE
 
 
 class TransformerDecoderLayer(GradientCheckpointingLayer):
@@ -208,6 +209,12 @@ class TransformerDecoderModel(TransformerDecoderPreTrainedModel):
             masks[mixer_type] = built
         return masks
 
+    @property
+    def _num_key_heads(self) -> int:
+        """Key and value heads that this process computes."""
+        attention = (getattr(layer, name, None) for layer in self.layers for name in ("self_attn", "encoder_attn"))
+        return next((one.num_key_heads for one in attention if one is not None), self.config.key_value_heads)
+
     @staticmethod
     def _num_positions(past_length: int | torch.Tensor, length: int) -> int | None:
         """Cached and new tokens; None where only the accelerator knows them or shapes are being recorded."""
@@ -236,7 +243,7 @@ class TransformerDecoderModel(TransformerDecoderPreTrainedModel):
             num_keys=source_length,
         )
         if isinstance(cache, EncoderDecoderCache):
-            heads = (self.config.key_value_heads, self.config.attention_head_dim)
+            heads = (self._num_key_heads, self.config.attention_head_dim)
             check_source_cache(type(self).__name__, cache, num_sources, source_length, heads)
         if isinstance(cache, CustomSeq2SeqCache):
             cache.check_rows(num_rows, num_sources)
@@ -339,7 +346,7 @@ class TransformerDecoderModel(TransformerDecoderPreTrainedModel):
             past_key_values = build_cache(config, encoder_hidden_states is not None)
         past_length: int | torch.Tensor = 0
         if past_key_values is not None:
-            check_cache(owner, past_key_values, config, batch_size)
+            check_cache(owner, past_key_values, config, batch_size, self._num_key_heads)
             past_length = past_key_values.get_seq_length()
         if isinstance(past_length, int):
             check_padding_mask(
@@ -437,6 +444,7 @@ class TransformerDecoderForCausalLM(  # type: ignore[misc]  # the hooks narrow s
     """
 
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
+    _tp_plan = {"lm_head": HEAD_RULE}
 
     def __init__(self, config: TransformerDecoderConfig) -> None:
         super().__init__(config)
