@@ -122,7 +122,7 @@ def test_two_processes_equal_one_that_accumulates(teacher: Path, tmp_path: Path)
 @pytest.mark.parametrize("stopped_in_step", [0, 4, 7])
 def test_the_mean_of_the_best(tmp_path: Path, stopped_in_step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     changes = {"training__average_best": 2, "training__save_steps": 2, "training__keep_checkpoints": 9}
-    recipe = recipe_from_dict(tiny_recipe(tmp_path, **changes, training__learning_rate=0.3))
+    recipe = recipe_from_dict(tiny_recipe(tmp_path, **changes, training__learning_rate=1.0))
     monkeypatch.setattr(RecipeFolder, "close", lambda folder: None)
     calls, original = [], RecipeTrainer.training_step
 
