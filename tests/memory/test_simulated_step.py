@@ -94,6 +94,23 @@ def test_autocast_keeps_copies_of_the_matrices() -> None:
     assert 0 <= found.activations + found.weight_copies - measured <= mask_bytes("transformer") + KIB
 
 
+def test_kernels_of_an_accelerator() -> None:
+    """Attention dropout leaves nothing behind; norms of 16-bit states take them to float32 under autocast."""
+    with without_memory(torch.bfloat16):
+        figures = []
+        for dropout, autocast in ((0.0, None), (0.1, None), (0.0, torch.bfloat16)):
+            config = config_of("transformer")
+            config.encoder.attention_dropout = config.decoder.attention_dropout = dropout
+            model = CustomSeq2SeqForConditionalGeneration(config)
+            model.train()
+            sizes = {"num_pairs": PAIRS, "source_length": SOURCE, "target_length": TARGET}
+            figures.append(simulate_step(model, **sizes, autocast=autocast))
+    plain, dropped, cast = figures
+    assert dropped == plain
+    norms = PAIRS * (5 * SOURCE + 7 * TARGET)  # two a layer of the encoder, three of the decoder, and the last ones
+    assert cast.activations >= plain.activations + 4 * norms * SIZES["hidden_size"]
+
+
 def test_operations_are_those_of_the_matrix_products() -> None:
     """By hand: 2 operations a weight and token forward and 4 backward; attention 4 and 10 (scores are computed again)
     a pair of positions and unit of width, as torch counts them."""

@@ -109,9 +109,14 @@ class _FusedKernels(TorchFunctionMode):
         kwargs = dict(kwargs or {})
         if func is nn.functional.scaled_dot_product_attention:
             kwargs["dropout_p"] = 0.0
-        elif func in (torch.layer_norm, torch.rms_norm) and torch.is_autocast_enabled("cpu"):
-            args = tuple(arg.float() if isinstance(arg, torch.Tensor) else arg for arg in args)
+        elif func in (nn.functional.layer_norm, nn.functional.rms_norm) and torch.is_autocast_enabled("cpu"):
+            args = tuple(_as_float(arg) for arg in args)
+            kwargs = {name: _as_float(arg) for name, arg in kwargs.items()}
         return func(*args, **kwargs)
+
+
+def _as_float(value: Any) -> Any:
+    return value.float() if isinstance(value, torch.Tensor) else value
 
 
 class _Tally(TorchDispatchMode):  # type: ignore[no-untyped-call]
