@@ -69,6 +69,8 @@ def test_precision_and_sharding() -> None:
     assert sharded.step.weight_copies == 0
     assert sharded.states.optimizer < alone.states.optimizer
     assert estimate(mixed, num_gpus=4, sharding="fsdp").step.activations < alone.step.activations
+    again = estimate(mixed, num_gpus=4, sharding="fsdp", gradient_checkpointing=True)
+    assert again.step.activations < estimate(mixed, num_gpus=4, sharding="fsdp").step.activations
     half = estimate(dtype="bfloat16")
     assert half.states.gradients * 2 == estimate().states.gradients
 

@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 _ATEN = torch.ops.aten
+_NORMS = (nn.functional.layer_norm, nn.functional.rms_norm)
 _FLOPS: dict[Any, Any] = dict(flop_registry)
 _FLOPS[_ATEN._scaled_dot_product_flash_attention_for_cpu] = _FLOPS[_ATEN._scaled_dot_product_flash_attention]
 _FLOPS[_ATEN._scaled_dot_product_flash_attention_for_cpu_backward] = _FLOPS[
@@ -72,7 +73,8 @@ def simulate_step(
 
     Attention kernels are taken to keep queries, keys, values, output and one number a query, as FlashAttention (Dao et
     al. 2022, section 3.1) and torch's fused kernels do, and no dropout mask; a mask of the batch is kept by every
-    layer, as for a padded batch. Under autocast norms compute in float32, as on CUDA. Recurrent layers keep what
+    layer, as for a padded batch. Under autocast norms compute in float32, as on CUDA, but
+    not with gradient checkpointing, where layers that are computed again would not. Recurrent layers keep what
     torch's own loop over the steps keeps; other kernels (oneDNN, cuDNN) keep more.
 
     Args:
@@ -93,7 +95,7 @@ def simulate_step(
     batch = {name: torch.empty(shape, dtype=torch.int64) for name, shape in shapes.items()}
     with ExitStack() as stack:
         stack.enter_context(tally)
-        stack.enter_context(_FusedKernels())
+        stack.enter_context(_FusedKernels(float_norms=not getattr(model, "is_gradient_checkpointing", False)))
         stack.enter_context(tally.gradients_of(model))
         with torch.autocast("cpu", dtype=autocast or torch.bfloat16, enabled=autocast is not None):
             loss = model(**batch).loss
@@ -105,11 +107,15 @@ def simulate_step(
 class _FusedKernels(TorchFunctionMode):
     """Computes as an accelerator would: attention dropout inside the kernel, norms in float32 under autocast."""
 
+    def __init__(self, *, float_norms: bool) -> None:
+        super().__init__()
+        self._float_norms = float_norms
+
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
         if func is nn.functional.scaled_dot_product_attention:
             kwargs["dropout_p"] = 0.0
-        elif func in (nn.functional.layer_norm, nn.functional.rms_norm) and torch.is_autocast_enabled("cpu"):
+        elif self._float_norms and func in _NORMS and torch.is_autocast_enabled("cpu"):
             args = tuple(_as_float(arg) for arg in args)
             kwargs = {name: _as_float(arg) for name, arg in kwargs.items()}
         return func(*args, **kwargs)
