@@ -13,6 +13,7 @@ from transformers.modeling_outputs import Seq2SeqLMOutput
 
 from hf_custom_decoder import CustomSeq2SeqForConditionalGeneration
 from hf_custom_decoder.memory import StepFigures, simulate_step, without_memory
+from hf_custom_decoder.models import dropout_custom_seq2seq, loss_custom_seq2seq
 
 from .measured_step import (
     KINDS,
@@ -45,8 +46,10 @@ def mask_bytes(kind: str, size: int = 4) -> int:
 
 
 @pytest.fixture(autouse=True)
-def _no_onednn() -> object:
-    """Its LSTM keeps a workspace of its own; the simulated step counts that of torch's loop."""
+def _as_on_an_accelerator(monkeypatch: pytest.MonkeyPatch) -> object:
+    """Logits wait for the backward pass, dropout is torch's, and oneDNN's LSTM, which keeps a workspace, is not used."""
+    monkeypatch.setattr(loss_custom_seq2seq, "can_fuse", lambda *_: False)
+    monkeypatch.setattr(dropout_custom_seq2seq, "LEAST_LEVELS", dropout_custom_seq2seq.LEVELS)
     with torch.backends.mkldnn.flags(enabled=False):
         yield
 

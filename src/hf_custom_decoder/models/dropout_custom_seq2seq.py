@@ -31,9 +31,10 @@ def dropout(states: torch.Tensor, p: float, training: bool) -> torch.Tensor:
     if not training or p == 0.0:
         return states
     level = round(p * LEVELS)
-    plain = states.dtype in (torch.float32, torch.float64) and states.device.type == "cpu" and not is_tracing()
+    plain = type(states) is torch.Tensor and states.device.type == "cpu" and not is_tracing()
     if (
         not plain
+        or states.dtype not in (torch.float32, torch.float64)
         or not LEAST_LEVELS <= level <= LEVELS - LEAST_LEVELS
         or torch._C._are_functorch_transforms_active()
         or torch.autograd.forward_ad._current_level >= 0

@@ -29,7 +29,9 @@ def can_fuse(hidden_states: torch.Tensor, lm_head: nn.Module) -> bool:
     if type(lm_head) is not nn.Linear or hidden_states.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
         return False
     weight = lm_head.weight
-    if type(weight) is not nn.Parameter or weight.dtype not in (torch.float32, torch.float64):
+    if type(hidden_states) is not torch.Tensor or type(weight) is not nn.Parameter:
+        return False
+    if weight.dtype not in (torch.float32, torch.float64):
         return False
     watchers: list[Any] = [
         lm_head._forward_hooks,
