@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.ecosystem.hostile_folders import FOLDERS, LOADING, MARKER
-from tests.hub.test_push import write_folder
+from tests.ecosystem.test_push import write_folder
 
 CASES = [(name, door) for name, case in FOLDERS.items() for door in case.doors]
 SECONDS = 30.0

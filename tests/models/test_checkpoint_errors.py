@@ -138,7 +138,7 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 
 
 def test_shards_of_deepspeed_are_compared_by_the_shape_of_the_whole(tmp_path: Path) -> None:
-    """ZeRO stage 3 leaves empty weights that know their shape (tests/integration/test_deepspeed.py runs it)."""
+    """ZeRO stage 3 leaves empty weights that know their shape (tests/ecosystem/test_deepspeed.py runs it)."""
     weights = saved("seq2seq_lm", tmp_path)
     model = make_model("seq2seq_lm")
     for parameter in model.parameters():

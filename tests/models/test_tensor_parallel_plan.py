@@ -1,4 +1,4 @@
-"""Which weights a model says may be split over processes; `tests/integration/test_tensor_parallel.py` splits them."""
+"""Which weights a model says may be split over processes; `tests/ecosystem/test_tensor_parallel.py` splits them."""
 
 import json
 import re

@@ -21,9 +21,9 @@ from hf_custom_decoder import (
 from hf_custom_decoder.evaluation.decoding_precision import set_decoding_precision
 from hf_custom_decoder.testing.decoder_case import spread_weights
 from tests.combinations import RECURRENT_SIZES
+from tests.ecosystem.tensor_parallel_worker import compute
 from tests.factories import SIZES, tiny_causal, tiny_seq2seq
 from tests.fresh_python import run_python
-from tests.integration.tensor_parallel_worker import compute
 
 IS_OLD = Version(transformers.__version__) < Version("5.23")
 """transformers that wants a vocabulary to divide among the processes, and splits nothing where there is no plan."""

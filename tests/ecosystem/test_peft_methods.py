@@ -30,8 +30,8 @@ from hf_custom_decoder.peft import (
     train_only,
 )
 from hf_custom_decoder.peft.adapter_configs import task_type
+from tests.ecosystem.peft_cases import CASES, inputs_of, source_of
 from tests.factories import tiny_causal, tiny_seq2seq
-from tests.integration.peft_cases import CASES, inputs_of, source_of
 from tests.integration.training_runs import logged_losses, token_examples, training_arguments, word_tokenizer
 
 TIGHT = {"rtol": 0.0, "atol": 1e-9}

@@ -14,8 +14,8 @@ import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from transformers import AutoModelForSeq2SeqLM, DataCollatorForSeq2Seq
 
+from tests.ecosystem.layout_worker import GENERATION, GLOBAL_BATCH, NUM_EVALUATED, model_that_ends
 from tests.fresh_python import ROOT, run_python
-from tests.integration.layout_worker import GENERATION, GLOBAL_BATCH, NUM_EVALUATED, model_that_ends
 from tests.integration.training_runs import assert_same, plain_descent, token_examples, weights_of, word_tokenizer
 
 CONFIGS = ROOT / "examples" / "accelerate_configs"

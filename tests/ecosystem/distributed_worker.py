@@ -15,7 +15,7 @@ from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 from transformers import DataCollatorForSeq2Seq, Seq2SeqTrainer
 
-from tests.integration.test_distributed import KINDS, RANK_EXAMPLES, build
+from tests.ecosystem.test_distributed import KINDS, RANK_EXAMPLES, build
 from tests.integration.training_runs import (
     label_count,
     logged_losses,

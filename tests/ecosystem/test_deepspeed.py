@@ -3,7 +3,7 @@ DeepSpeed in two CPU processes, by the files of examples/accelerate_configs, bes
 
 It is no part of the `dev` extra, as it compiles a part of itself (minutes) when it first runs. By hand:
 
-    pip install deepspeed && python -m pytest tests/integration/test_deepspeed.py
+    pip install deepspeed && python -m pytest tests/ecosystem/test_deepspeed.py
 """
 
 import json
@@ -15,8 +15,8 @@ import pytest
 import torch
 from transformers import AutoModelForSeq2SeqLM
 
+from tests.ecosystem.layout_worker import model_that_ends
 from tests.fresh_python import ROOT, run_python
-from tests.integration.layout_worker import model_that_ends
 from tests.integration.training_runs import weights_of
 
 pytestmark = [

@@ -12,9 +12,9 @@ from hf_custom_decoder.cli import main
 from hf_custom_decoder.hub.folder_checks import CHECKS
 from hf_custom_decoder.hub.model_card import Measurement, ModelCardContents, write_model_card
 from hf_custom_decoder.hub.push import check_folder, push
+from tests.ecosystem.hub_stand_in import TOKEN, running_hub
 from tests.factories import tiny_seq2seq
 from tests.fresh_python import run_python
-from tests.hub.hub_stand_in import TOKEN, running_hub
 from tests.integration.training_runs import word_tokenizer
 
 CARD = ModelCardContents(
