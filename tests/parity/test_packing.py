@@ -238,3 +238,68 @@ def test_gradients_of_gradients_and_tangents() -> None:
     for function, states in ((rows.pack, padded), (rows.unpack, packed), (lambda x: rows.join(rows.split(x)), packed)):
         assert torch.autograd.gradcheck(function, states, check_forward_ad=True, check_batched_grad=True)
         assert torch.autograd.gradgradcheck(function, states)
+
+
+@pytest.mark.parametrize("use_reentrant", [False, True])
+@pytest.mark.parametrize("wants_gradient", [False, True])
+def test_gradient_checkpointing_in_pieces(
+    monkeypatch: pytest.MonkeyPatch, use_reentrant: bool, wants_gradient: bool
+) -> None:
+    """Also where the mask over the source is a bias that learns."""
+    packing = Packing(monkeypatch, in_pieces=True)
+    packing.switch(True)
+    model, inputs = tiny_seq2seq("alibi").double().train(), ragged_batch(6)
+    bias = torch.zeros(6, 1, 40, 50, dtype=torch.float64, requires_grad=wants_gradient)
+    inputs["encoder_attention_mask"] = bias
+    model.model.encoder.requires_grad_(False)
+    states = model.get_encoder()(inputs.pop("input_ids"), inputs.pop("attention_mask")).last_hidden_state
+    found = []
+    for checkpointing in (False, True):
+        if checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": use_reentrant})
+        model.zero_grad()
+        bias.grad = None
+        decoder = model.get_decoder()
+        output = decoder(
+            inputs["labels"],
+            attention_mask=inputs["decoder_attention_mask"],
+            encoder_hidden_states=states.detach().requires_grad_(),
+            encoder_attention_mask=bias,
+            use_cache=False,
+        )
+        output.last_hidden_state.square().sum().backward()
+        found.append([bias.grad.clone()] if wants_gradient and not use_reentrant else [])
+        found[-1] += gradients(decoder).values()
+    assert packing.count_cut
+    for one, other in zip(*found, strict=True):
+        assert_near(one, other)
+
+
+def test_layers_that_are_compiled_by_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    packing = Packing(monkeypatch, in_pieces=True)
+    packing.switch(True)
+    model, inputs = tiny_seq2seq().double().train(), padded_sides(tiny_batch())
+    expected = model(**inputs).loss
+    expected.backward()
+    before = {name: gradient.clone() for name, gradient in gradients(model).items()}
+    model.zero_grad()
+    for layer in (*model.get_encoder().layers, *model.get_decoder().layers):
+        layer.compile(backend="eager", fullgraph=True)
+    loss = model(**inputs).loss
+    loss.backward()
+    assert packing.count_cut == 6
+    assert_near(loss, expected)
+    assert_same_gradients(model, before)
+
+
+def test_masks_that_do_not_fit_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    Packing(monkeypatch, in_pieces=True)
+    decoder, inputs = tiny_seq2seq().get_decoder(), padded_sides(tiny_batch())
+    states, mask = torch.randn(2, 7, 32), torch.ones(2, 7, dtype=torch.long)
+    with pytest.raises(ValueError, match="has 3 rows, the source has 2"):
+        decoder(
+            inputs["labels"].clamp(min=0),
+            attention_mask=inputs["decoder_attention_mask"],
+            encoder_hidden_states=states,
+            encoder_attention_mask=mask,
+        )

@@ -81,6 +81,55 @@ def test_a_graph_is_walked_twice_and_derived_twice() -> None:
     assert torch.autograd.gradgradcheck(function, inputs)
 
 
+@pytest.mark.parametrize("tied", [False, True])
+def test_gradients_of_gradients_of_a_model(monkeypatch: pytest.MonkeyPatch, tied: bool) -> None:
+    """With a tied head the states depend on its weight, whose gradient must not be counted twice."""
+    model = tiny_seq2seq(tie_word_embeddings=tied).double().train()
+    model.set_attn_implementation("eager")
+    weights = list(model.parameters())
+    found = []
+    for fused in (True, False):
+        monkeypatch.setattr(loss_custom_seq2seq, "can_fuse", lambda *_, fused=fused: fused)
+        first = torch.autograd.grad(model(**tiny_batch()).loss, weights, create_graph=True)
+        penalty = sum(one.square().sum() for one in first)
+        second = torch.autograd.grad(penalty, weights)
+        found.append([*(one.detach() for one in first), *second])
+    for one, other in zip(*found, strict=True):
+        assert_near(one, other)
+
+
+def test_nothing_is_derived_without_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    lm_head, (states, labels) = head(), positions(20)
+    monkeypatch.setattr(torch.Tensor, "addmm_", lambda *_: pytest.fail("a gradient of the weights was computed"))
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            loss = vocabulary_loss(states, labels, lm_head, 20.0)
+        assert not loss.requires_grad
+        assert_near(loss, token_loss(lm_head(states), labels).detach())
+
+
+def test_few_positions_are_not_worth_a_gradient_of_all_weights() -> None:
+    lm_head = head()
+    assert can_fuse(positions(WIDTH)[0], lm_head)
+    assert not can_fuse(positions(WIDTH - 1)[0], lm_head)
+    with torch.no_grad():
+        assert can_fuse(positions(1)[0], lm_head)
+    lm_head.weight.requires_grad_(False)
+    assert can_fuse(positions(1)[0], lm_head)
+
+
+def test_a_hook_on_all_modules_sees_the_head() -> None:
+    seen: list[nn.Module] = []
+    handle = nn.modules.module.register_module_forward_hook(lambda module, *_: seen.append(module))
+    try:
+        states, labels = positions(20)
+        lm_head = head()
+        sequence_loss(states[None], None, labels[None], lm_head)
+    finally:
+        handle.remove()
+    assert seen == [lm_head]
+
+
 def test_a_weight_changed_before_its_gradient_is_an_error() -> None:
     lm_head, (states, labels) = head(), positions(5)
     loss = vocabulary_loss(states, labels, lm_head, 1.0)
@@ -126,7 +175,7 @@ OTHER_HEADS = {
 def test_a_head_that_is_no_plain_layer_is_called(kind: str) -> None:
     lm_head = OTHER_HEADS[kind]()
     dtype = next(lm_head.parameters()).dtype
-    states, labels = positions(6, dtype)
+    states, labels = positions(2 * WIDTH, dtype)
     assert not can_fuse(states, lm_head)
     labels[2] = IGNORE_INDEX
     found = sequence_loss(states[None], None, labels[None], lm_head)
@@ -135,7 +184,7 @@ def test_a_head_that_is_no_plain_layer_is_called(kind: str) -> None:
 
 
 def test_precision_and_transforms_that_are_left_alone() -> None:
-    lm_head, (states, _) = head(torch.float32), positions(4, torch.float32)
+    lm_head, (states, _) = head(torch.float32), positions(2 * WIDTH, torch.float32)
     assert can_fuse(states, lm_head)
     assert not can_fuse(states.to("meta"), lm_head)
     assert not can_fuse(states.double(), lm_head)
@@ -157,6 +206,7 @@ def test_models_train_alike_either_way(monkeypatch: pytest.MonkeyPatch, wanted: 
     """Logits are kept or not; so is the way that makes none."""
     model, inputs = tiny_seq2seq(label_smoothing=0.1).double().train(), tiny_batch()
     calls: list[Any] = []
+    monkeypatch.setattr(loss_custom_seq2seq, "can_fuse", lambda *_: True)
     monkeypatch.setattr(
         loss_custom_seq2seq, "vocabulary_loss", lambda *inputs: calls.append(1) or vocabulary_loss(*inputs)
     )

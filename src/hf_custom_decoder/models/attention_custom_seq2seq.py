@@ -266,7 +266,7 @@ class MultiHeadAttention(nn.Module):
         implementation: str,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The output of the kernel, of shape `(B, T, H, D)`, and its weights where it has them."""
-        if isinstance(attention_mask, torch.Tensor) and attention_mask.dim() == 4:
+        if self.group is not None and isinstance(attention_mask, torch.Tensor) and attention_mask.dim() == 4:
             if attention_mask.shape[1] > self.num_heads:  # of all heads, and some of them are of other processes
                 attention_mask = attention_mask[:, self.first_head : self.first_head + self.num_heads]
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)

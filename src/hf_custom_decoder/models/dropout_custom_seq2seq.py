@@ -48,7 +48,7 @@ class _Dropout(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, states: torch.Tensor, level: int) -> torch.Tensor:
         count = states.numel()
-        draws = torch.empty((count + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
+        draws = torch.empty((count + 3) // 4, dtype=torch.int64, device=states.device).random_(-(2**63), None)
         kept = draws.view(torch.int16)[:count].view(states.shape) >= level - LEVELS // 2
         ctx.save_for_backward(kept)
         ctx.scale = LEVELS / (LEVELS - level)

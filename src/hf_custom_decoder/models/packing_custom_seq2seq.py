@@ -13,6 +13,9 @@ import torch
 PIECE_COST = 4096
 """What one more piece costs on a CPU, in scores of attention (one query and one key, all heads)."""
 
+KEPT_MASKS = 3
+"""Masks whose pieces are kept: of sliding and of full self-attention, and of cross-attention."""
+
 PIECE_COUNTS = (2, 3, 4, 6, 8, 12, 16)
 """Numbers of pieces that are considered."""
 
@@ -66,6 +69,18 @@ class _Gather(torch.autograd.Function):
         return _Gather.apply(tangent, *ctx.saved_tensors)
 
 
+def _spread(values: torch.Tensor, places: torch.Tensor, size: int) -> torch.Tensor:
+    if is_tracing():  # a layer that is compiled by itself
+        return values.new_zeros((size, *values.shape[1:])).index_copy(0, places, values)
+    spread: torch.Tensor = _Spread.apply(values, places, size)
+    return spread
+
+
+def _gather(values: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    gathered: torch.Tensor = values.index_select(0, places) if is_tracing() else _Gather.apply(values, places)
+    return gathered
+
+
 @dataclass(frozen=True)
 class Piece:
     """
@@ -87,13 +102,11 @@ class Piece:
     def unpack(self, packed: torch.Tensor) -> torch.Tensor:
         """`(n, ...)` to `(b, t, ...)`, zeros at the padding."""
         shape = (self.rows.shape[0], self.stop - self.start)
-        padded: torch.Tensor = _Spread.apply(packed, self.places, shape[0] * shape[1])
-        return padded.unflatten(0, shape)
+        return _spread(packed, self.places, shape[0] * shape[1]).unflatten(0, shape)
 
     def pack(self, padded: torch.Tensor) -> torch.Tensor:
         """`(b, t, ...)` to `(n, ...)`."""
-        packed: torch.Tensor = _Gather.apply(padded.flatten(0, 1), self.places)
-        return packed
+        return _gather(padded.flatten(0, 1), self.places)
 
 
 class PackedRows:
@@ -101,7 +114,8 @@ class PackedRows:
     Where the N real tokens of a padded `(B, T)` batch stand.
 
     Layers that treat every token alike (embeddings, linear layers, norms, the loss) run on `(N, ...)`; attention,
-    which needs rows, gets `(B, T, ...)` back with zeros at the padding, or piece by piece.
+    which needs rows, gets `(B, T, ...)` back with zeros at the padding, or piece by piece. Only `indices` tells the
+    order of the N tokens.
 
     Args:
         mask (`torch.Tensor` of shape `(batch_size, length)`): 1 for real tokens, 0 for padding.
@@ -132,12 +146,11 @@ class PackedRows:
         """`(B, T, ...)` to `(N, ...)`; a first dimension of 1 is taken to stand for every row."""
         if padded.shape[0] != self.batch_size:
             padded = padded.expand(self.batch_size, *padded.shape[1:])
-        packed: torch.Tensor = _Gather.apply(padded.flatten(0, 1), self.indices)
-        return packed
+        return _gather(padded.flatten(0, 1), self.indices)
 
     def unpack(self, packed: torch.Tensor) -> torch.Tensor:
         """`(N, ...)` to `(B, T, ...)`, zeros at the padding."""
-        padded: torch.Tensor = _Spread.apply(packed, self.indices, self.batch_size * self.length)
+        padded = _spread(packed, self.indices, self.batch_size * self.length)
         return padded.unflatten(0, (self.batch_size, self.length))
 
     def split(self, packed: torch.Tensor) -> list[torch.Tensor]:
@@ -169,7 +182,8 @@ class PackedRows:
             cut_rows(mask, piece.rows, (piece.start, piece.stop), (other.start, other.stop))
             for piece, other in zip(self.pieces, keys.pieces, strict=True)
         ]
-        self._masks.append((mask, keys, parts))
+        if not mask.requires_grad and not is_tracing():  # a layer that is computed again must do the same again
+            self._masks = [*self._masks, (mask, keys, parts)][-KEPT_MASKS:]
         return parts
 
 
@@ -198,7 +212,7 @@ def packed_rows(
     Args:
         mask (`torch.Tensor` of shape `(batch_size, length)`, *optional*): 1 for real tokens, 0 for padding.
         source_mask (`torch.Tensor` of shape `(batch_size, source_length)`, *optional*): Of what the tokens attend to
-            besides themselves.
+            besides themselves. Anything else is left to those who check it.
         in_pieces (`bool`, *optional*, defaults to False): Cut the batch where that saves attention on a CPU.
     """
     if mask is None or mask.dim() != 2 or is_tracing() or mask.device.type == "meta":
@@ -207,7 +221,8 @@ def packed_rows(
         return None
     if not in_pieces or mask.device.type != "cpu":
         return PackedRows(mask)
-    return PackedRows(mask, cut_by_length(mask, source_mask))
+    is_mask = isinstance(source_mask, torch.Tensor) and source_mask.dim() == 2 and len(source_mask) == len(mask)
+    return PackedRows(mask, cut_by_length(mask, source_mask if is_mask else None))
 
 
 def source_rows(mask: torch.Tensor | None, states: torch.Tensor, decoder_rows: PackedRows | None) -> PackedRows | None:
@@ -232,7 +247,7 @@ def cut_by_length(mask: torch.Tensor, source_mask: torch.Tensor | None = None) -
     Attention over a piece takes as long as if every row were its longest, so rows of similar lengths go together.
     """
     lengths = _spans(mask)
-    partners = None if source_mask is None or source_mask.dim() != 2 else _spans(source_mask)
+    partners = None if source_mask is None else _spans(source_mask)
     keys = lengths if partners is None else [(own, other) for own, other in zip(lengths, partners, strict=True)]
     order = sorted(range(len(lengths)), key=keys.__getitem__)
 
@@ -251,13 +266,13 @@ def cut_by_length(mask: torch.Tensor, source_mask: torch.Tensor | None = None) -
         borders = [len(order) * index // count for index in range(count + 1)]
         pieces = [order[start:stop] for start, stop in zip(borders, borders[1:], strict=False)]
         best = min(best, pieces, key=cost)
-    return [] if len(best) == 1 else [torch.tensor(piece) for piece in best]
+    return [] if len(best) == 1 else [torch.tensor(piece, device=mask.device) for piece in best]
 
 
 def _spans(mask: torch.Tensor) -> list[int]:
     """Columns from the first real token of each row to its last."""
     real = mask != 0
-    columns = torch.arange(mask.shape[1])
+    columns = torch.arange(mask.shape[1], device=mask.device)
     last = torch.where(real, columns, -1).amax(dim=1)
     first = torch.where(real, columns, mask.shape[1]).amin(dim=1)
     spans: list[int] = (last - first + 1).clamp(min=0).tolist()

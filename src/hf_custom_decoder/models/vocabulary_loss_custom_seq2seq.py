@@ -24,7 +24,7 @@ MIN_CHUNK = 256
 def can_fuse(hidden_states: torch.Tensor, lm_head: nn.Module) -> bool:
     """
     Whether a projection is what it seems: a linear layer on a CPU in full precision that nobody looks into, wraps or
-    transforms, and whose logits nobody else wants.
+    transforms, and whose logits are worth more memory than the gradient of its weights.
     """
     if type(lm_head) is not nn.Linear or hidden_states.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
         return False
@@ -33,12 +33,15 @@ def can_fuse(hidden_states: torch.Tensor, lm_head: nn.Module) -> bool:
         return False
     if weight.dtype not in (torch.float32, torch.float64):
         return False
+    if weight.requires_grad and hidden_states.shape[0] < lm_head.in_features and torch.is_grad_enabled():
+        return False
     watchers: list[Any] = [
         lm_head._forward_hooks,
         lm_head._forward_pre_hooks,
         lm_head._backward_hooks,
         lm_head._backward_pre_hooks,
         "forward" in vars(lm_head),
+        torch.nn.modules.module._has_any_global_hook(),
         torch._C._are_functorch_transforms_active(),
         torch.autograd.forward_ad._current_level >= 0,
     ]
@@ -60,9 +63,12 @@ def vocabulary_loss(
     Returns:
         A scalar; 0 where there is no label.
     """
-    loss: torch.Tensor = _VocabularyLoss.apply(
-        hidden_states, lm_head.weight, lm_head.bias, labels, divisor, label_smoothing
-    )
+    weight: torch.Tensor = lm_head.weight
+    bias: torch.Tensor | None = lm_head.bias
+    if not torch.is_grad_enabled():
+        hidden_states, weight = hidden_states.detach(), weight.detach()
+        bias = None if bias is None else bias.detach()
+    loss: torch.Tensor = _VocabularyLoss.apply(hidden_states, weight, bias, labels, divisor, label_smoothing)
     return loss
 
 
@@ -116,16 +122,16 @@ class _VocabularyLoss(torch.autograd.Function):
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
         hidden_states, weight, bias, labels, *gradients = ctx.saved_tensors
         if torch.is_grad_enabled():  # somebody wants the gradient of this gradient
-            inputs = [
-                one for one, wanted in zip((hidden_states, weight, bias), ctx.needs_input_grad, strict=False) if wanted
-            ]
+            # Of views: the states may depend on the weight themselves, where it is that of the embedding too.
+            given: list[Any] = [None if one is None else one.view_as(one) for one in (hidden_states, weight, bias)]
+            inputs = [one for one, wanted in zip(given, ctx.needs_input_grad, strict=False) if wanted]
             loss = nn.functional.cross_entropy(
-                nn.functional.linear(hidden_states, weight, bias),
+                nn.functional.linear(*given),
                 labels,
                 reduction="sum",
                 label_smoothing=ctx.label_smoothing,
             )
             found = iter(torch.autograd.grad(loss / ctx.divisor, inputs, grad, create_graph=True))
             return *(next(found) if wanted else None for wanted in ctx.needs_input_grad[:3]), None, None, None
-        factor = float(grad) / ctx.divisor
+        factor = grad / ctx.divisor
         return *(None if one is None else one * factor for one in gradients), None, None, None
