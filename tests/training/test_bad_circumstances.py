@@ -280,6 +280,17 @@ def test_reports_stay_with_the_model(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert {"train/loss 2", "train/padding_share 10", "eval/loss 8"} <= set(events.read_text().splitlines())
 
 
+@pytest.mark.parametrize(("variable", "name"), [("ACCELERATE_USE_FSDP", "FSDP"), ("ACCELERATE_USE_DEEPSPEED", "Deep")])
+def test_launchers_that_share_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], variable: str, name: str
+) -> None:
+    monkeypatch.setenv(variable, "true")
+    recipe = write_recipe(tmp_path)
+    assert main(["train", str(recipe)]) == 2
+    assert f"got a launch with {name}" in capsys.readouterr().err
+    assert not (tmp_path / "run.training").exists()
+
+
 def test_reporters_that_are_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", str(write_recipe(tmp_path)), "--report_to", "[none, tensorbord]"]) == 2
     assert "`training.report_to` must be none or reporters whose packages are installed" in capsys.readouterr().err

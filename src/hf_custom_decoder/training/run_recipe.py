@@ -51,7 +51,7 @@ from .stop_on_request import StopOnRequest
 from .teacher import load_teacher
 from .trainer_settings import build_added_loss, build_early_stopping, training_arguments, validation_scores
 from .training_budget import BudgetCallback, TrainingBudget
-from .training_packages import check_training_packages
+from .training_packages import check_launch, check_training_packages
 from .weight_averages import MovingAverage, average_checkpoints, load_weights
 from .whole_checkpoints import WholeCheckpoints, remove_torn, step_of, whole_checkpoints
 from .word_dropout import build_word_dropout
@@ -77,7 +77,8 @@ def train_recipe(recipe: Recipe, report: Report, *, fresh: bool = False) -> Path
     Raises:
         ImportError: If a package is missing.
         OSError: If data or a pretrained model cannot be read.
-        ValueError: If the recipe does not fit its data or its model, or the output folder is another run's.
+        ValueError: If the recipe does not fit its data or its model, the output folder is another run's, or the
+            launcher shares weights over processes.
         KeyboardInterrupt: After Ctrl-C or SIGTERM, when the state is saved.
     """
     if recipe.tasks:
@@ -91,6 +92,7 @@ def train_recipe(recipe: Recipe, report: Report, *, fresh: bool = False) -> Path
 def carry_out(recipe: Recipe, report: Report, *, fresh: bool, stages: "type[RecipeRun]") -> Path:
     """Runs the stages of a run, or what is left of them; otherwise as [`train_recipe`]."""
     check_training_packages(recipe)
+    check_launch()
     from accelerate import PartialState
 
     processes = PartialState(cpu=runs_on_cpu(recipe.training.device))

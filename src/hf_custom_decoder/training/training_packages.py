@@ -1,5 +1,6 @@
-"""The packages that a recipe needs, asked for before any work is done."""
+"""The packages and the launcher that a recipe needs, asked for before any work is done."""
 
+import os
 from importlib.util import find_spec
 
 from transformers.integrations.integration_utils import get_available_reporting_integrations
@@ -7,6 +8,19 @@ from transformers.integrations.integration_utils import get_available_reporting_
 from ..evaluation.text_metrics import check_metric_packages
 from .recipe_adapter import check_peft
 from .recipe_options import Recipe
+
+SHARDING = {"ACCELERATE_USE_FSDP": "FSDP", "ACCELERATE_USE_DEEPSPEED": "DeepSpeed"}
+"""Variables by which `accelerate launch` says that weights are to be shared over processes."""
+
+
+def check_launch() -> None:
+    """Raises a `ValueError` under a launcher that shares weights over processes, which a run does not put together."""
+    for variable, name in SHARDING.items():
+        if os.environ.get(variable, "").lower() in ("1", "true", "yes", "on", "t", "y"):
+            raise ValueError(
+                f"Recipes are trained by processes that hold the whole model (`ddp.yaml`), got a launch with {name} "
+                f"({variable} is set). Launch without it, or train by a script with the Trainer (docs/processes.md)."
+            )
 
 
 def check_training_packages(recipe: Recipe) -> None:
