@@ -303,3 +303,12 @@ def test_masks_that_do_not_fit_are_named(monkeypatch: pytest.MonkeyPatch) -> Non
             encoder_hidden_states=states,
             encoder_attention_mask=mask,
         )
+
+
+def test_layers_on_another_device_than_the_mask() -> None:
+    """As where a `device_map` spreads the layers of one side; the meta device stands in for a second card."""
+    rows = PackedRows(torch.tensor([[1, 1, 0], [1, 0, 0]]))
+    packed = torch.empty(3, 4, device="meta")
+    padded = rows.unpack(packed)
+    assert (padded.device.type, padded.shape) == ("meta", (2, 3, 4))
+    assert rows.pack(padded).shape == packed.shape

@@ -70,6 +70,7 @@ class _Gather(torch.autograd.Function):
 
 
 def _spread(values: torch.Tensor, places: torch.Tensor, size: int) -> torch.Tensor:
+    places = places.to(values.device)  # a layer may stand on another device than the mask
     if is_tracing():  # a layer that is compiled by itself
         return values.new_zeros((size, *values.shape[1:])).index_copy(0, places, values)
     spread: torch.Tensor = _Spread.apply(values, places, size)
@@ -77,6 +78,7 @@ def _spread(values: torch.Tensor, places: torch.Tensor, size: int) -> torch.Tens
 
 
 def _gather(values: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    places = places.to(values.device)
     gathered: torch.Tensor = values.index_select(0, places) if is_tracing() else _Gather.apply(values, places)
     return gathered
 
