@@ -9,13 +9,13 @@ from .batches import Batch
 def saved_bytes(model: nn.Module, batch: Batch) -> int:
     """
     Bytes that autograd keeps between forward and backward, counted by storage: views of one storage count once,
-    parameters and buffers not at all.
+    parameters, buffers and the batch not at all.
 
     Args:
         model (`nn.Module`): In the mode it is in; `model(**batch).loss` is the end of the graph.
         batch (`Batch`): Ids, mask and labels.
     """
-    own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
+    own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers(), *batch.values())}
     kept: dict[int, torch.UntypedStorage] = {}  # held, so that no address is used twice
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:

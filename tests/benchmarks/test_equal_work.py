@@ -90,15 +90,16 @@ def test_decoding_that_stops_early_is_refused() -> None:
         run()
 
 
-def test_saved_bytes_count_each_storage_once_and_no_weights() -> None:
+def test_saved_bytes_count_each_storage_once_and_neither_weights_nor_the_batch() -> None:
     class Model(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.weight = nn.Parameter(torch.ones(10))
 
         def forward(self, inputs: torch.Tensor) -> "Model":
-            squares = inputs * self.weight  # keeps `inputs`: 40 bytes (the weight is not counted)
-            self.loss = (squares * squares).sum()  # keeps `squares` twice: 40 bytes
+            products = inputs * self.weight  # keeps both, which are not counted
+            powers = (products * products).exp()  # keeps `products` twice and `powers`: 80 bytes
+            self.loss = powers.sum()
             return self
 
     assert saved_bytes(Model(), {"inputs": torch.ones(10, requires_grad=True)}) == 80

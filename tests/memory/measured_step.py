@@ -50,25 +50,6 @@ def full_batch() -> dict[str, torch.Tensor]:
     return {"input_ids": source, "attention_mask": torch.ones_like(source), "labels": labels}
 
 
-def saved_bytes(model: nn.Module, batch: dict[str, torch.Tensor]) -> int:
-    """Storages that autograd saves, each once, without those of parameters, buffers and the batch."""
-    own = (*model.parameters(), *model.buffers(), *batch.values())
-    known = {tensor.untyped_storage().data_ptr() for tensor in own}
-    kept: dict[int, torch.UntypedStorage] = {}  # held, so that no address is used twice
-
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in known:
-            kept[storage.data_ptr()] = storage
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        loss = model(**batch).loss
-    total = sum(storage.nbytes() for storage in kept.values())
-    del loss
-    return total
-
-
 def allocated_peak(model: nn.Module, batch: dict[str, torch.Tensor], autocast: torch.dtype | None = None) -> int:
     """Most bytes that torch's CPU allocator has given out at a time in a forward and a backward pass."""
     model.zero_grad(set_to_none=True)

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from transformers.modeling_outputs import Seq2SeqLMOutput
 
+from benchmarks.memory import saved_bytes
 from hf_custom_decoder import CustomSeq2SeqForConditionalGeneration
 from hf_custom_decoder.memory import StepFigures, simulate_step, without_memory
 from hf_custom_decoder.models import dropout_custom_seq2seq, loss_custom_seq2seq
@@ -25,7 +26,6 @@ from .measured_step import (
     config_of,
     full_batch,
     model_of,
-    saved_bytes,
 )
 
 KIB = 1024

@@ -25,23 +25,10 @@ from hf_custom_decoder.training.recipe_adapter import add_adapter
 from hf_custom_decoder.training.recipe_reading import read_recipe, recipe_from_dict
 from hf_custom_decoder.training.run_recipe import train_recipe
 from tests.tiny_recipes import tiny_recipe, write_recipe
+from tests.training.test_run_recipe import KILL, KILLED_WITHIN_A_STEP
 
 pytest.importorskip("datasets")
 
-KILL = """
-import os, signal, sys
-from hf_custom_decoder.cli import main
-from hf_custom_decoder.training.recipe_trainer import RecipeTrainer
-calls, original = 0, RecipeTrainer.training_step
-def counted(*args, **kwargs):
-    global calls
-    calls += 1
-    if calls == 10:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return original(*args, **kwargs)
-RecipeTrainer.training_step = counted
-sys.exit(main(sys.argv[1:]))
-"""
 WEIGHTS = "adapter_model.safetensors"
 
 
@@ -151,7 +138,10 @@ def test_the_adapter_can_be_pushed_when_its_base_is_on_the_hub(
 def test_a_killed_run_ends_with_the_same_adapter(tmp_path: Path, base: Path, options: dict[str, Any]) -> None:
     recipe = adapter_recipe(tmp_path, base, adapter__dropout=0.1, **options)
     killed = subprocess.run(
-        [sys.executable, "-c", KILL, "train", str(recipe)], env=os.environ, capture_output=True, check=False
+        [sys.executable, "-c", KILLED_WITHIN_A_STEP + KILL, "train", str(recipe)],
+        env=os.environ,
+        capture_output=True,
+        check=False,
     )
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()[-2000:]
     checkpoints = list((tmp_path / "run.training").glob("step-*"))

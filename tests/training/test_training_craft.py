@@ -18,23 +18,10 @@ from hf_custom_decoder.training.recipe_reading import recipe_from_dict
 from hf_custom_decoder.training.recipe_trainer import RecipeTrainer
 from hf_custom_decoder.training.run_recipe import train_recipe
 from tests.tiny_recipes import tiny_recipe, write_recipe
+from tests.training.test_run_recipe import KILL, KILLED_WITHIN_A_STEP
 
 pytest.importorskip("datasets")
 
-KILLED_IN_THE_TENTH_STEP = """
-import os, signal, sys
-from hf_custom_decoder.cli import main
-from hf_custom_decoder.training.recipe_trainer import RecipeTrainer
-calls, original = 0, RecipeTrainer.training_step
-def counted(*args, **kwargs):
-    global calls
-    calls += 1
-    if calls == 10:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return original(*args, **kwargs)
-RecipeTrainer.training_step = counted
-sys.exit(main(sys.argv[1:]))
-"""
 SECOND_PASS_DIFFERS = """
 import sys, torch
 from hf_custom_decoder.cli import main
@@ -81,7 +68,7 @@ def test_a_killed_run_with_everything_ends_with_the_same_weights(
 ) -> None:
     recipe = write_recipe(tmp_path, **craft(teacher))
     killed = subprocess.run(
-        [sys.executable, "-c", KILLED_IN_THE_TENTH_STEP, "train", str(recipe)],
+        [sys.executable, "-c", KILLED_WITHIN_A_STEP + KILL, "train", str(recipe)],
         env=os.environ,
         capture_output=True,
         check=False,

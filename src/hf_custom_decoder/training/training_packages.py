@@ -1,6 +1,5 @@
 """The packages and the launcher that a recipe needs, asked for before any work is done."""
 
-import os
 from importlib.util import find_spec
 
 from transformers.integrations.integration_utils import get_available_reporting_integrations
@@ -15,8 +14,10 @@ SHARDING = {"ACCELERATE_USE_FSDP": "FSDP", "ACCELERATE_USE_DEEPSPEED": "DeepSpee
 
 def check_launch() -> None:
     """Raises a `ValueError` under a launcher that shares weights over processes, which a run does not put together."""
+    from accelerate.utils import parse_flag_from_env
+
     for variable, name in SHARDING.items():
-        if os.environ.get(variable, "").lower() in ("1", "true", "yes", "on", "t", "y"):
+        if parse_flag_from_env(variable):
             raise ValueError(
                 f"Recipes are trained by processes that hold the whole model (`ddp.yaml`), got a launch with {name} "
                 f"({variable} is set). Launch without it, or train by a script with the Trainer (docs/processes.md)."
