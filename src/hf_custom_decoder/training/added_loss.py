@@ -3,50 +3,13 @@
 Legend: B rows, T target length, V vocabulary, N label positions of the batch.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
 from ..evaluation.predictions import IGNORED_LABEL_ID
-
-CHUNK = 1024
-"""Label positions whose distributions are laid out at a time."""
-
-Divergence = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-
-
-def symmetric_divergence(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    """Half of KL(P1 || P2) + KL(P2 || P1), summed over positions (Liang et al. 2021, equation 2).
-
-    Args:
-        first (`torch.Tensor` of shape `(N, V)`): Logits of P1.
-        second (`torch.Tensor` of shape `(N, V)`): Logits of P2.
-
-    Returns:
-        `torch.Tensor`: A scalar in nats, in float32 (float64 for such logits).
-    """
-    one, two = _log_softmax(first), _log_softmax(second)
-    return 0.5 * ((one.exp() - two.exp()) * (one - two)).sum()
-
-
-def teacher_divergence(temperature: float) -> Divergence:
-    """Returns a function that sums KL(teacher || student) at a temperature, times its square (Hinton et al. 2015).
-
-    Its gradient in the student is that of the word-level loss of Kim & Rush (2016, section 3.1), from which it differs
-    by the teacher's entropy.
-
-    Args:
-        temperature (`float`): What both logits are divided by.
-    """
-
-    def divergence(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
-        known, guessed = _log_softmax(teacher, temperature), _log_softmax(student, temperature)
-        return temperature**2 * (known.exp() * (known - guessed)).sum()
-
-    return divergence
+from .divergences import symmetric_divergence, teacher_divergence
 
 
 class AddedLoss:
@@ -54,8 +17,9 @@ class AddedLoss:
 
     - `r_drop`: the batch goes through the model twice in one call, each time under other dropout. The loss is equation
       4 of Liang et al. 2021 divided by 2: the mean of both passes' losses plus half of `r_drop` times
-      [`symmetric_divergence`], so that it stays a loss in nats a token.
-    - `teacher`: `(1 - weight)` of the model's loss plus `weight` of [`teacher_divergence`].
+      [`~hf_custom_decoder.training.divergences.symmetric_divergence`], so that it stays a loss in nats a token.
+    - `teacher`: `(1 - weight)` of the model's loss plus `weight` of
+      [`~hf_custom_decoder.training.divergences.teacher_divergence`].
 
     Everything is summed over label positions and divided by what the model divides by, so accumulated batches give
     the gradient of one large batch. Logits exist at label positions only where the model computes no others.
@@ -97,11 +61,10 @@ class AddedLoss:
         logits = projected.at_labels(outputs, given["labels"])  # (passes * N, V), one pass after the other
         loss = outputs["loss"]
         if self._teacher is not None:
-            known = self._teacher_logits(inputs).repeat(num_passes, 1)
-            told = _summed(teacher_divergence(self._temperature), logits, known) / (num_passes * count)
+            told = teacher_divergence(logits, self._teacher_logits(inputs), self._temperature) / (num_passes * count)
             loss = (1.0 - self._weight) * loss + self._weight * told
         if num_passes == 2:
-            loss = loss + 0.5 * self._r_drop * _summed(symmetric_divergence, *logits.chunk(2)) / count
+            loss = loss + 0.5 * self._r_drop * symmetric_divergence(logits) / count
         outputs["loss"] = loss
         return outputs
 
@@ -150,19 +113,6 @@ class _ProjectedLogits:
 def _at_labels(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     positions = (labels.flatten() != IGNORED_LABEL_ID).nonzero().squeeze(-1)
     return logits.flatten(0, 1).index_select(0, positions)
-
-
-def _summed(divergence: Divergence, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    """Sums over chunks of positions, each computed again in the backward pass: no second `(N, V)` is ever kept."""
-    total = first.new_zeros((), dtype=torch.promote_types(first.dtype, torch.float32))
-    for pair in zip(first.split(CHUNK), second.split(CHUNK), strict=True):
-        total = total + checkpoint(divergence, *pair, use_reentrant=False, preserve_rng_state=False)
-    return total
-
-
-def _log_softmax(logits: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
-    logits = logits if logits.dtype == torch.float64 else logits.float()
-    return (logits / temperature).log_softmax(-1)
 
 
 def _is_batch(value: Any) -> bool:
