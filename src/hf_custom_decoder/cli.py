@@ -9,6 +9,7 @@ from pathlib import Path
 from transformers.utils.logging import disable_progress_bar
 
 from .atomic_files import write_json
+from .cli_checkpoint import add_checkpoint
 from .cli_generated_pairs import GENERATED_PAIRS_OPTIONS, add_generated_pairs
 from .cli_memory import MEMORY_OPTIONS, add_memory
 from .data.text_sources import read_sources
@@ -68,6 +69,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_compare(commands)
     add_generated_pairs(commands, _print_line)
     add_memory(commands, _print_line)
+    add_checkpoint(commands, _print_line)
     return parser
 
 
