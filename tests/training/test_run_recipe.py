@@ -368,8 +368,15 @@ def test_more_pairs_than_needed_change_nothing_in_validation(tmp_path: Path) -> 
     assert results["validation"]["loss"] == pytest.approx(total / count, rel=1e-5)
 
 
-def test_two_processes_equal_one_that_accumulates(tmp_path: Path) -> None:
-    """`torchrun` with two processes (accelerate launches one on CPU), and twice the accumulation in one."""
+LAUNCHERS = {
+    "torchrun": ["-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"],
+    "accelerate": ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--main_process_port=0"],
+}
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_two_processes_equal_one_that_accumulates(tmp_path: Path, launcher: str) -> None:
+    """Two processes on the CPU, and twice the accumulation in one."""
     recipe = write_recipe(
         tmp_path,
         training__adam_epsilon=0.01,  # else AdamW blows the rounding of tiny gradients up to whole steps
@@ -378,15 +385,27 @@ def test_two_processes_equal_one_that_accumulates(tmp_path: Path) -> None:
         model__encoder={"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "dropout": 0.0},
     )
     launched = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
-        + ["-m", "hf_custom_decoder", "train", str(recipe)],
+        [sys.executable, *LAUNCHERS[launcher], "-m", "hf_custom_decoder", "train", str(recipe)],
         env=os.environ,
         capture_output=True,
         check=False,
     )
     assert launched.returncode == 0, launched.stderr.decode()[-3000:]
-    assert launched.stdout.decode().count("The model is in") == 1
+    said = launched.stdout.decode()
+    assert said.count("The model is in") == 1
+    assert "2 processes share the batches." in said
     assert main(["train", str(recipe), "--accumulation", "2", "--output", str(tmp_path / "alone")]) == 0
     both, alone = (load_file(tmp_path / name / "model.safetensors") for name in ("run", "alone"))
     for name, weight in alone.items():
         torch.testing.assert_close(both[name], weight, rtol=1e-5, atol=1e-6)
+
+
+def test_a_launch_of_several_that_starts_one_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `accelerate launch --cpu --num_processes 2` sets the variables where there is no mpirun."""
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "True")
+    said: list[str] = []
+    train_recipe(recipe_from_dict(tiny_recipe(tmp_path)), said.append)
+    assert not any("torchrun" in line for line in said)
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    train_recipe(recipe_from_dict(tiny_recipe(tmp_path)), said.append, fresh=True)
+    assert sum("One process" in line and "torchrun --nproc_per_node" in line for line in said) == 1

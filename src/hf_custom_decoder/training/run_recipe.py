@@ -51,7 +51,7 @@ from .stop_on_request import StopOnRequest
 from .teacher import load_teacher
 from .trainer_settings import build_added_loss, build_early_stopping, training_arguments, validation_scores
 from .training_budget import BudgetCallback, TrainingBudget
-from .training_packages import check_launch, check_training_packages
+from .training_packages import check_launch, check_training_packages, is_left_alone
 from .weight_averages import MovingAverage, average_checkpoints, load_weights
 from .whole_checkpoints import WholeCheckpoints, remove_torn, step_of, whole_checkpoints
 from .word_dropout import build_word_dropout
@@ -98,6 +98,13 @@ def carry_out(recipe: Recipe, report: Report, *, fresh: bool, stages: "type[Reci
     processes = PartialState(cpu=runs_on_cpu(recipe.training.device))
     if not processes.is_main_process:
         report = _silent
+    if processes.num_processes > 1:
+        report(f"{processes.num_processes} processes share the batches.")
+    elif is_left_alone(processes.num_processes):
+        report(
+            "One process: `accelerate launch --cpu` starts several by mpirun only. `torchrun --nproc_per_node N` and "
+            "`accelerate launch --multi_gpu --num_processes N` start N of them, on CPUs too."
+        )
     if runs_on_cpu(recipe.training.device):
         limit_threads()
     with processes.main_process_first():

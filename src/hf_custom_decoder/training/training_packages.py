@@ -1,5 +1,6 @@
 """The packages and the launcher that a recipe needs, asked for before any work is done."""
 
+import os
 from importlib.util import find_spec
 
 from transformers.integrations.integration_utils import get_available_reporting_integrations
@@ -22,6 +23,17 @@ def check_launch() -> None:
                 f"Recipes are trained by processes that hold the whole model (`ddp.yaml`), got a launch with {name} "
                 f"({variable} is set). Launch without it, or train by a script with the Trainer (docs/processes.md)."
             )
+
+
+def is_left_alone(num_processes: int) -> bool:
+    """Whether `accelerate launch --cpu` was asked for several processes and, without `mpirun`, has started one only.
+
+    Args:
+        num_processes (`int`): Those that have been started.
+    """
+    from accelerate.utils import parse_flag_from_env
+
+    return num_processes == 1 and parse_flag_from_env("ACCELERATE_USE_CPU") and "MASTER_ADDR" in os.environ
 
 
 def check_training_packages(recipe: Recipe) -> None:
