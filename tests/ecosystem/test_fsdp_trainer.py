@@ -41,6 +41,12 @@ def assert_goes_on_as_alone(tmp_path: Path, layout: str, num_processes: int = 2)
         move_checkpoint(at_step(sharded, step), at_step(tmp_path / "back", step), layout="ddp", model=config)
     loaded = AutoModelForSeq2SeqLM.from_pretrained(at_step(tmp_path / "back", NUM_STEPS), dtype="auto")
     assert_same(weights_of(loaded), alone["weights"])
+    moments, expected = (
+        torch.load(at_step(tmp_path / name, NUM_STEPS) / "optimizer.pt")["state"] for name in ("back", "alone")
+    )
+    assert moments.keys() == expected.keys()
+    for number, entry in expected.items():
+        assert_same(moments[number], entry)
     again = train_alone(tmp_path / "again", checkpoint=at_step(tmp_path / "back", 3))
     assert_same(again["weights"], alone["weights"])
     return sharded

@@ -91,3 +91,11 @@ def test_nothing_but_the_logits_is_kept(rows: int) -> None:
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         symmetric_divergence(logits)
     assert sum(size for address, size in kept.items() if address != logits.untyped_storage().data_ptr()) <= 64
+
+
+def test_shapes_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ValueError, match="2 \\* positions"):
+        symmetric_divergence(random_logits(3, 5))
+    for shape in ((0, 5), (3, 5), (2, 6)):
+        with pytest.raises(ValueError, match="a multiple of its rows"):
+            teacher_divergence(random_logits(4, 5), random_logits(*shape), 1.0)

@@ -1,5 +1,6 @@
 """Checkpoints of the Trainer moved there and back in one process; tests/ecosystem/test_fsdp_trainer.py goes on from them."""
 
+import json
 import pickle
 import shutil
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch.distributed.checkpoint import FileSystemReader, FileSystemWriter, save
 from transformers import AutoModelForSeq2SeqLM, BartConfig, BartForConditionalGeneration, PreTrainedModel
 
@@ -65,6 +67,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("name", MODELS)
 def test_there_and_back_is_the_same(tmp_path: Path, name: str, layout: str) -> None:
     model = MODELS[name]()
+    model.generation_config.num_beams = 7
     first = trained(tmp_path / "run", model)
     there, back = tmp_path / "there", tmp_path / "back"
     move_checkpoint(first, there, layout=layout)
@@ -78,6 +81,7 @@ def test_there_and_back_is_the_same(tmp_path: Path, name: str, layout: str) -> N
     assert found["state"].keys() == expected["state"].keys()
     for number, entry in expected["state"].items():
         assert_same(found["state"][number], entry)
+    assert '"num_beams": 7' in (back / "generation_config.json").read_text()
     assert (back / "scheduler.pt").read_bytes() == (first / "scheduler.pt").read_bytes()
 
 
@@ -99,6 +103,70 @@ def test_the_command(tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFix
     assert (there / "pytorch_model_fsdp_0" / ".metadata").exists()
     assert main(["checkpoint", str(checkpoint), "--to", "fsdp", "--output", str(there)]) == 2
     assert "must not exist" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("layout", ["fsdp", "fsdp-full"])
+def test_every_weight_keeps_its_dtype(tmp_path: Path, layout: str) -> None:
+    model = tiny_seq2seq(tie_word_embeddings=False)
+    model.get_encoder().to(torch.bfloat16)
+    model.save_pretrained(tmp_path / "mixed")
+    move_checkpoint(tmp_path / "mixed", tmp_path / "there", layout=layout)
+    move_checkpoint(tmp_path / "there", tmp_path / "back", layout="ddp")
+    found, expected = (load_file(tmp_path / name / "model.safetensors") for name in ("back", "mixed"))
+    assert {one.dtype for one in expected.values()} == {torch.bfloat16, torch.float32}
+    assert {name: one.dtype for name, one in found.items()} == {name: one.dtype for name, one in expected.items()}
+    assert_same(found, expected)
+
+
+def test_weights_that_are_missing_or_too_many_are_refused(tmp_path: Path, checkpoint: Path) -> None:
+    weights = load_file(checkpoint / "model.safetensors")
+    name = next(one for one in weights if one.endswith("out_proj.weight"))
+    for changed, message in (
+        ({one: value for one, value in weights.items() if one != name}, f"missing {name}, unknown none"),
+        ({**weights, "other": torch.ones(2)}, "missing none, unknown other"),
+    ):
+        folder = tmp_path / "changed"
+        shutil.copytree(checkpoint, folder, dirs_exist_ok=True)
+        save_file(changed, folder / "model.safetensors", metadata={"format": "pt"})
+        with pytest.raises(ValueError, match=message):
+            move_checkpoint(folder, tmp_path / "there", layout="fsdp")
+
+
+def test_parameters_that_no_batch_has_reached_get_a_first_state(tmp_path: Path, checkpoint: Path) -> None:
+    shutil.copytree(checkpoint, tmp_path / "part")
+    state = torch.load(checkpoint / "optimizer.pt")
+    del state["state"][3]
+    torch.save(state, tmp_path / "part" / "optimizer.pt")
+    move_checkpoint(tmp_path / "part", tmp_path / "there", layout="fsdp-full")
+    optimizer = torch.load(tmp_path / "there" / "optimizer.bin")
+    name = optimizer["param_groups"][0]["params"][3]
+    assert float(optimizer["state"][name]["step"]) == 0
+    assert not optimizer["state"][name]["exp_avg"].any()
+
+
+def test_the_best_checkpoint_of_the_old_layout_is_forgotten(tmp_path: Path, checkpoint: Path) -> None:
+    shutil.copytree(checkpoint, tmp_path / "best")
+    state = json.loads((checkpoint / "trainer_state.json").read_text())
+    (tmp_path / "best" / "trainer_state.json").write_text(
+        json.dumps({**state, "best_model_checkpoint": "x", "best_metric": 1.0})
+    )
+    move_checkpoint(tmp_path / "best", tmp_path / "there", layout="fsdp")
+    moved = json.loads((tmp_path / "there" / "trainer_state.json").read_text())
+    assert moved == {**state, "best_model_checkpoint": None, "best_metric": 1.0}
+
+
+def test_damaged_files_are_named(tmp_path: Path, checkpoint: Path) -> None:
+    for name in ("optimizer.pt", "model.safetensors"):
+        shutil.copytree(checkpoint, tmp_path / name)
+        (tmp_path / name / name).write_bytes(b"garbage")
+        with pytest.raises(ValueError, match=name):
+            move_checkpoint(tmp_path / name, tmp_path / "there", layout="fsdp")
+    write_sharded({"other": torch.ones(2)}, tmp_path / "shards" / "pytorch_model_fsdp_0")
+    with pytest.raises(ValueError, match="must hold 'model', got 'other'"):
+        move_checkpoint(tmp_path / "shards", tmp_path / "there", layout="ddp", model=checkpoint)
+    (tmp_path / "shards" / "pytorch_model_fsdp_0" / ".metadata").write_bytes(pickle.dumps({}))
+    with pytest.raises(ValueError, match="must describe tensors, got a dict"):
+        move_checkpoint(tmp_path / "shards", tmp_path / "there", layout="ddp", model=checkpoint)
 
 
 def test_a_checkpoint_without_optimizer_moves_its_weights(tmp_path: Path, checkpoint: Path) -> None:
@@ -145,7 +213,7 @@ def test_an_optimizer_with_groups_of_its_own_is_refused(tmp_path: Path, checkpoi
     first, second = state["param_groups"]
     moved = {**state, "param_groups": [{**first, "params": first["params"][:-1]}, {**second, "params": [0]}]}
     torch.save(moved, tmp_path / "own" / "optimizer.pt")
-    with pytest.raises(ValueError, match="groups of your own are not moved"):
+    with pytest.raises(ValueError, match=r"groups of \[33, 1\]. Optimizers with groups of your own"):
         move_checkpoint(tmp_path / "own", tmp_path / "there", layout="fsdp")
     first["params"][:2] = reversed(first["params"][:2])
     torch.save(state, tmp_path / "own" / "optimizer.pt")
@@ -153,14 +221,20 @@ def test_an_optimizer_with_groups_of_its_own_is_refused(tmp_path: Path, checkpoi
         move_checkpoint(tmp_path / "own", tmp_path / "there", layout="fsdp")
 
 
-def test_one_group_of_all_parameters_is_moved(tmp_path: Path) -> None:
+@pytest.mark.parametrize("layout", ["fsdp", "fsdp-full"])
+def test_one_group_of_all_parameters_is_moved(tmp_path: Path, layout: str) -> None:
+    """Plain descent, which has no state of its own."""
     model = MODELS["tied"]().train()
     trainer = trainer_for(model, arguments_for(tmp_path / "run", 1))
     trainer.optimizer, trainer.lr_scheduler = plain_descent(model)
     trainer.train()
-    move_checkpoint(tmp_path / "run" / "checkpoint-2", tmp_path / "there", layout="fsdp-full")
-    (group,) = torch.load(tmp_path / "there" / "optimizer.bin")["param_groups"]
-    assert group["params"] == [name for name, _ in model.named_parameters()]
+    move_checkpoint(tmp_path / "run" / "checkpoint-2", tmp_path / "there", layout=layout)
+    move_checkpoint(tmp_path / "there", tmp_path / "back", layout="ddp")
+    found = torch.load(tmp_path / "back" / "optimizer.pt")
+    assert found == torch.load(tmp_path / "run" / "checkpoint-2" / "optimizer.pt")
+    if layout == "fsdp-full":
+        (group,) = torch.load(tmp_path / "there" / "optimizer.bin")["param_groups"]
+        assert group["params"] == [name for name, _ in model.named_parameters()]
 
 
 def test_sharded_files_are_those_of_torch(tmp_path: Path) -> None:

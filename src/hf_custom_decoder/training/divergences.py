@@ -26,7 +26,12 @@ def symmetric_divergence(logits: torch.Tensor) -> torch.Tensor:
 
     Returns:
         `torch.Tensor`: A scalar in nats, in float32 (float64 for such logits). It can be differentiated once.
+
+    Raises:
+        ValueError: If the number of rows is odd.
     """
+    if logits.dim() != 2 or len(logits) % 2:
+        raise ValueError(f"`logits` must have the shape (2 * positions, vocabulary), got {tuple(logits.shape)}.")
     total: torch.Tensor = _SymmetricDivergence.apply(logits)
     return total
 
@@ -44,7 +49,16 @@ def teacher_divergence(student: torch.Tensor, teacher: torch.Tensor, temperature
 
     Returns:
         `torch.Tensor`: As of [`symmetric_divergence`].
+
+    Raises:
+        ValueError: If the shapes do not fit.
     """
+    rows, known = len(student), len(teacher)
+    if student.shape[1:] != teacher.shape[1:] or (rows % known if known else rows):
+        raise ValueError(
+            f"`student` must have the teacher's vocabulary and a multiple of its rows, got {tuple(student.shape)} and "
+            f"{tuple(teacher.shape)}."
+        )
     total: torch.Tensor = _TeacherDivergence.apply(student, teacher, temperature)
     return total
 

@@ -102,8 +102,8 @@ def carry_out(recipe: Recipe, report: Report, *, fresh: bool, stages: "type[Reci
         report(f"{processes.num_processes} processes share the batches.")
     elif is_left_alone(processes.num_processes):
         report(
-            "One process: `accelerate launch --cpu` starts several by mpirun only. `torchrun --nproc_per_node N` and "
-            "`accelerate launch --multi_gpu --num_processes N` start N of them, on CPUs too."
+            "One process. If you asked for several: `accelerate launch --cpu` starts them by mpirun only, `torchrun "
+            "--nproc_per_node N` and `accelerate launch --multi_gpu --num_processes N` without it, on CPUs too."
         )
     if runs_on_cpu(recipe.training.device):
         limit_threads()

@@ -109,6 +109,8 @@ class _Reader(FileSystemReader):
             metadata: Metadata = _Unpickler(io.BytesIO(self._file.read_bytes())).load()
         except (pickle.UnpicklingError, EOFError, AttributeError, IndexError, TypeError) as error:
             raise ValueError(f"{self._file} is not what torch.distributed.checkpoint writes: {error}") from error
+        if not isinstance(metadata, Metadata):
+            raise ValueError(f"{self._file} must describe tensors, got a {type(metadata).__name__}.")
         metadata.storage_meta = metadata.storage_meta or StorageMeta()
         metadata.storage_meta.load_id = self.load_id
         return metadata

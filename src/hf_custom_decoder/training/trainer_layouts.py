@@ -5,17 +5,29 @@ The Trainer refuses those of the other kind. Both hold the same numbers: Distrib
 parameters, FSDP's names them; FSDP's weights lie in a folder of shards or in one file of their own.
 """
 
+import json
 import os
+import pickle
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedModel, Trainer
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    GenerationConfig,
+    PreTrainedModel,
+    Trainer,
+)
 
+from ..atomic_files import write_json
 from .sharded_files import read_sharded, write_sharded
 
 LAYOUTS = ("ddp", "fsdp", "fsdp-full")
@@ -39,7 +51,8 @@ def move_checkpoint(
     """Writes a checkpoint of the Trainer in another layout; `resume_from_checkpoint` then goes on from it there.
 
     Weights, optimizer, schedule, step and random states move; the random state of a process that the new layout has
-    and the old one had not starts anew, as the Trainer says when it happens. FSDP1 and adapters of peft are not moved.
+    and the old one had not starts anew, as the Trainer says when it happens. The path of the best checkpoint so far is
+    forgotten: it has the old layout. FSDP1, adapters of peft and runs with frozen weights are not moved.
 
     Args:
         folder (`str` or `Path`): A `checkpoint-N` of the Trainer.
@@ -50,8 +63,8 @@ def move_checkpoint(
         trust_remote_code (`bool`, *optional*, defaults to `False`): Whether code that travels with the config may run.
 
     Raises:
-        ValueError: If the layout is unknown or the checkpoint's own, the optimizer does not fit the model, or a file
-            is not what its name says.
+        ValueError: If the layout is unknown or the checkpoint's own, weights or optimizer do not fit the model, or a
+            file is not what its name says.
         FileNotFoundError: If `folder` is no such checkpoint, or there is no config.
         FileExistsError: If `output` exists.
     """
@@ -64,12 +77,13 @@ def move_checkpoint(
     if source == layout:
         raise ValueError(f"{folder} has the layout {layout!r} already. Use it as it is.")
     whole = _load(folder, source, model, trust_remote_code)
-    optimizer = _read_optimizer(folder, source, whole)
+    optimizer = _read_optimizer(folder, source, whole, layout)
     with _appearing(output) as target:
         own = {"model.safetensors", _INDEX, *_WEIGHTS.values(), *_OPTIMIZER.values()}
         for file in folder.iterdir():
             if file.is_file() and file.name not in own and not _is_shard_of_weights(file.name):
                 shutil.copy2(file, target / file.name)
+        _forget_best(target / "trainer_state.json")
         whole.save_pretrained(target)
         if layout != "ddp":
             _write(target, _WEIGHTS[layout], "model", whole.state_dict())
@@ -107,51 +121,103 @@ def _load(folder: Path, source: str, model: str | Path | None, trust_remote_code
         )
     config = AutoConfig.from_pretrained(place, trust_remote_code=trust_remote_code)
     auto: Any = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-    if source == "ddp":
-        loaded: PreTrainedModel = auto.from_pretrained(
-            folder, config=config, dtype="auto", trust_remote_code=trust_remote_code
-        )
-        return loaded
-    weights = _read(folder / _WEIGHTS[source], "model")
-    dtype = next(value.dtype for value in weights.values() if value.is_floating_point())
-    built: PreTrainedModel = auto.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
-    try:
-        built.load_state_dict(weights, assign=True)
-    except RuntimeError as error:
-        raise ValueError(
-            f"The weights of {folder} are not those of the model whose config is in {place}: {error}"
-        ) from error
-    built.tie_weights()
+    built: PreTrainedModel = auto.from_config(config, trust_remote_code=trust_remote_code)
+    _fill(built, _read_weights(folder, source), f"The weights of {folder}", place)
+    for holder in (folder, place):
+        try:
+            built.generation_config = GenerationConfig.from_pretrained(holder)
+            break
+        except OSError:
+            continue  # it has none
     return built
 
 
+def _read_weights(folder: Path, source: str) -> dict[str, torch.Tensor]:
+    if source != "ddp":
+        return _read(folder / _WEIGHTS[source], "model")
+    index = folder / _INDEX
+    names = set(json.loads(index.read_text())["weight_map"].values()) if index.exists() else {_WEIGHTS["ddp"]}
+    weights: dict[str, torch.Tensor] = {}
+    for name in sorted(names):
+        try:
+            weights |= load_file(folder / Path(name).name)
+        except SafetensorError as error:
+            raise ValueError(f"{folder / name} is no safetensors file: {error}") from error
+    return weights
+
+
+def _fill(model: PreTrainedModel, weights: dict[str, torch.Tensor], owner: str, place: str | Path) -> None:
+    """Every weight of the model, in the dtype that it was saved in; ties stay."""
+    tensors = dict([*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)])
+    for name in weights.keys() & tensors.keys():
+        tensors[name].data = tensors[name].data.to(weights[name].dtype)
+    try:
+        found = model.load_state_dict(weights, strict=False)
+    except RuntimeError as error:
+        raise ValueError(f"{owner} are not those of the model whose config is in {place}: {error}") from error
+    filled = {id(tensors[name]) for name in weights.keys() & tensors.keys()}
+    missing = [name for name in found.missing_keys if id(tensors[name]) not in filled]
+    if missing or found.unexpected_keys:
+        raise ValueError(
+            f"{owner} are not those of the model whose config is in {place}, a {type(model).__name__}: missing "
+            f"{', '.join(missing) or 'none'}, unknown {', '.join(found.unexpected_keys) or 'none'}."
+        )
+
+
 def _read(path: Path, name: str) -> dict[str, Any]:
-    """What FSDP has saved as one file or as shards."""
+    """What FSDP has saved as one file or as shards, or an optimizer of one process."""
     if path.is_dir():
-        return read_sharded(path)[name]
-    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        held = read_sharded(path)
+        if name not in held:
+            raise ValueError(f"{path} must hold {name!r}, got {', '.join(map(repr, held)) or 'nothing'}.")
+        return held[name]
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise ValueError(
+            f"{path} is damaged, or holds more than tensors, containers, numbers and texts; it was not run."
+        ) from error
     return state
 
 
-def _read_optimizer(folder: Path, source: str, model: PreTrainedModel) -> dict[str, Any] | None:
+def _read_optimizer(folder: Path, source: str, model: PreTrainedModel, layout: str) -> dict[str, Any] | None:
     """The optimizer's state by names of parameters; None where only the model was saved."""
     path = folder / _OPTIMIZER[source]
     if not path.exists():
         return None
     state = _read(path, "optimizer")
+    state.setdefault("state", {})  # shards hold nothing where there is nothing
     if source == "ddp":
         state = _named(state, model)
-    shapes = {name: weight.shape for name, weight in model.named_parameters(remove_duplicate=False)}
+    weights = dict(model.named_parameters(remove_duplicate=False))
     for name, entry in state["state"].items():
+        shape = weights[name].shape if name in weights else None
         for kind, value in entry.items():
-            same_form = isinstance(value, torch.Tensor) and value.dim() == len(shapes.get(name, ()))
-            if name not in shapes or (same_form and value.shape != shapes[name]):
+            same_form = isinstance(value, torch.Tensor) and shape is not None and value.dim() == len(shape)
+            if shape is None or (same_form and value.shape != shape):
                 raise ValueError(
                     f"The optimizer of {folder} does not fit its model: `{kind}` of {name} is {_form(value)}, the "
-                    f"parameter {tuple(shapes[name]) if name in shapes else 'is not there'}. Optimizers with groups "
-                    "of your own are not moved."
+                    f"parameter {'is not there' if shape is None else tuple(shape)}. Optimizers with groups of your "
+                    "own are not moved."
                 )
+    if layout != "ddp" and state["state"]:
+        _complete(state, weights)
     return state
+
+
+def _complete(state: dict[str, Any], weights: Mapping[str, torch.Tensor]) -> None:
+    """Gives parameters that no batch has reached the state that AdamW starts with: FSDP2 asks for one of each."""
+    kinds = set(next(iter(state["state"].values())))
+    for name in (name for group in state["param_groups"] for name in group["params"]):
+        if name in state["state"]:
+            continue
+        if kinds != {"step", "exp_avg", "exp_avg_sq"}:
+            raise ValueError(
+                f"FSDP2 asks for the optimizer's state of every parameter, and that of {name} is not there: it was "
+                "never trained. Freeze it, or start a new run from the weights."
+            )
+        zeros = torch.zeros_like(weights[name].detach())
+        state["state"][name] = {"step": torch.tensor(0.0), "exp_avg": zeros, "exp_avg_sq": zeros.clone()}
 
 
 def _form(value: Any) -> str:
@@ -169,7 +235,7 @@ def _named(state: dict[str, Any], model: PreTrainedModel) -> dict[str, Any]:
         raise ValueError(
             f"optimizer.pt must have one group of all {len(trained)} trained parameters or the Trainer's two of "
             f"{len(by_trainer[0])} and {len(by_trainer[1])}, got groups of {counts}. Optimizers with groups of your "
-            "own are not moved."
+            "own, and runs with frozen weights, are not moved."
         )
     groups: list[Group] = [{**group, "params": own} for group, own in zip(state["param_groups"], names, strict=True)]
     name_of = {
@@ -193,6 +259,13 @@ def _write(target: Path, file: str, name: str, state: dict[str, Any]) -> None:
         write_sharded({name: state}, target / file)
     else:
         torch.save(state, target / file)
+
+
+def _forget_best(file: Path) -> None:
+    """The best checkpoint so far lies elsewhere in the old layout, which the Trainer could not load at the end."""
+    if file.exists():
+        state = json.loads(file.read_text())
+        write_json(file, {**state, "best_model_checkpoint": None})
 
 
 def _is_shard_of_weights(name: str) -> bool:

@@ -18,7 +18,7 @@ def check_launch() -> None:
     from accelerate.utils import parse_flag_from_env
 
     for variable, name in SHARDING.items():
-        if parse_flag_from_env(variable):
+        if os.environ.get(variable) and parse_flag_from_env(variable):
             raise ValueError(
                 f"Recipes are trained by processes that hold the whole model (`ddp.yaml`), got a launch with {name} "
                 f"({variable} is set). Launch without it, or train by a script with the Trainer (docs/processes.md)."
@@ -33,7 +33,9 @@ def is_left_alone(num_processes: int) -> bool:
     """
     from accelerate.utils import parse_flag_from_env
 
-    return num_processes == 1 and parse_flag_from_env("ACCELERATE_USE_CPU") and "MASTER_ADDR" in os.environ
+    if num_processes > 1 or not os.environ.get("ACCELERATE_USE_CPU") or "WORLD_SIZE" in os.environ:
+        return False
+    return parse_flag_from_env("ACCELERATE_USE_CPU") and "MASTER_ADDR" in os.environ
 
 
 def check_training_packages(recipe: Recipe) -> None:
