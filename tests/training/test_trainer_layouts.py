@@ -10,7 +10,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch.distributed.checkpoint import FileSystemReader, FileSystemWriter, save
-from transformers import AutoModelForSeq2SeqLM, BartConfig, BartForConditionalGeneration, PreTrainedModel
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    BartConfig,
+    BartForConditionalGeneration,
+    PreTrainedModel,
+)
 
 from hf_custom_decoder import CustomSeq2SeqConfig, CustomSeq2SeqForConditionalGeneration
 from hf_custom_decoder.cli import main
@@ -18,7 +24,7 @@ from hf_custom_decoder.training.sharded_files import read_sharded, write_sharded
 from hf_custom_decoder.training.trainer_layouts import layout_of, move_checkpoint
 from tests.combinations import DECODERS, ENCODERS
 from tests.ecosystem.fsdp_worker import arguments_for, trainer_for
-from tests.factories import VOCAB_SIZE, tiny_seq2seq
+from tests.factories import VOCAB_SIZE, tiny_causal, tiny_seq2seq
 from tests.integration.training_runs import assert_same, plain_descent, weights_of
 
 
@@ -85,8 +91,17 @@ def test_there_and_back_is_the_same(tmp_path: Path, name: str, layout: str) -> N
     assert (back / "scheduler.pt").read_bytes() == (first / "scheduler.pt").read_bytes()
 
 
+@pytest.mark.parametrize("layout", ["fsdp", "fsdp-full"])
+def test_causal_models_are_moved(tmp_path: Path, layout: str) -> None:
+    model = tiny_causal("rotary_gqa_qk_norm")
+    model.save_pretrained(tmp_path / "first")
+    move_checkpoint(tmp_path / "first", tmp_path / "there", layout=layout)
+    move_checkpoint(tmp_path / "there", tmp_path / "back", layout="ddp")
+    assert_same(weights_of(AutoModelForCausalLM.from_pretrained(tmp_path / "back")), weights_of(model))
+
+
 def test_names_are_those_of_the_parameters(tmp_path: Path, checkpoint: Path) -> None:
-    """Of every moment by the shape and place of its weight, not by its number alone."""
+    """Matrices in the group that decays, norms and biases in the other."""
     move_checkpoint(checkpoint, tmp_path / "there", layout="fsdp-full")
     optimizer = torch.load(tmp_path / "there" / "optimizer.bin")
     model = AutoModelForSeq2SeqLM.from_pretrained(checkpoint)

@@ -85,10 +85,12 @@ def move_checkpoint(
                 shutil.copy2(file, target / file.name)
         _forget_best(target / "trainer_state.json")
         whole.save_pretrained(target)
+        is_sharded = layout == "fsdp"
         if layout != "ddp":
-            _write(target, _WEIGHTS[layout], "model", whole.state_dict())
+            _write(target / _WEIGHTS[layout], "model", whole.state_dict(), is_sharded=is_sharded)
         if optimizer is not None:
-            _write(target, _OPTIMIZER[layout], "optimizer", optimizer if layout != "ddp" else _numbered(optimizer))
+            state = _numbered(optimizer) if layout == "ddp" else optimizer
+            _write(target / _OPTIMIZER[layout], "optimizer", state, is_sharded=is_sharded)
 
 
 def layout_of(folder: str | Path) -> str:
@@ -214,7 +216,7 @@ def _complete(state: dict[str, Any], weights: Mapping[str, torch.Tensor]) -> Non
         if kinds != {"step", "exp_avg", "exp_avg_sq"}:
             raise ValueError(
                 f"FSDP2 asks for the optimizer's state of every parameter, and that of {name} is not there: it was "
-                "never trained. Freeze it, or start a new run from the weights."
+                "never trained. Start a new run from the weights."
             )
         zeros = torch.zeros_like(weights[name].detach())
         state["state"][name] = {"step": torch.tensor(0.0), "exp_avg": zeros, "exp_avg_sq": zeros.clone()}
@@ -254,11 +256,12 @@ def _numbered(state: dict[str, Any]) -> dict[str, Any]:
     return {"state": {number[name]: entry for name, entry in state["state"].items()}, "param_groups": groups}
 
 
-def _write(target: Path, file: str, name: str, state: dict[str, Any]) -> None:
-    if file.endswith("_0"):
-        write_sharded({name: state}, target / file)
+def _write(path: Path, name: str, state: dict[str, Any], *, is_sharded: bool) -> None:
+    """The counterpart of [`_read`]."""
+    if is_sharded:
+        write_sharded({name: state}, path)
     else:
-        torch.save(state, target / file)
+        torch.save(state, path)
 
 
 def _forget_best(file: Path) -> None:
