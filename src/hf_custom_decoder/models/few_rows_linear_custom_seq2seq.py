@@ -1,10 +1,10 @@
 """
 Linear layers for a few rows at a time, as in decoding, where reading the weights is the work.
 
-`nn.functional.linear` reads them at a fraction of what the memory gives. For the fewest rows a batched product over
-blocks of the same weights, read where they are, comes close to it; for more rows and wider inputs oneDNN's packed form
-does. Packed copies live inside one `generate()` call: an optimizer changes weights without a trace, so no copy may
-outlive the call.
+`nn.functional.linear` reads them at a fraction of what the memory gives. For one or two rows a product that begins
+with the weights, read where they are, comes close to it (for one row a batch of products over blocks of them); for
+more rows oneDNN's packed form does. Packed copies live inside one `generate()` call: an optimizer changes weights
+without a trace, so no copy may outlive the call.
 
 Legend: R rows, I inputs, O outputs.
 """
@@ -16,8 +16,11 @@ from torch import nn
 
 from .int8_linear_custom_seq2seq import Int8Linear, JoinedInt8Linear
 
-FEW = 2048
-"""Weights are read where they are for so many rows times inputs and fewer."""
+FEW_NUMBERS = 2048
+"""Inputs of so many numbers, rows times columns, and fewer are multiplied with the weights where they are."""
+
+FEW_ROWS = 2
+"""For so few rows packed weights are no faster than that."""
 
 BLOCK = 64
 """Outputs that one product of a batch computes."""
@@ -25,8 +28,11 @@ BLOCK = 64
 TALL = 8
 """A matrix with so many times as many outputs as inputs is tall: a vocabulary projection."""
 
-CALLS_BEFORE_PACKING = {"plain": 5, "plain, tall": 3, "in place, tall": 16}
-"""After so many calls, made in the way that is named, packing would have paid for itself from the first."""
+CALLS_BEFORE_PACKING = {"plain": 5, "plain, tall": 3, "in place": 3}
+"""
+Calls before a matrix is packed, by the way in which they were made. Packing costs as much as it saves in 3 to 5 calls
+of "plain" and 6 to 18 of "in place"; few outputs are so short that waiting for them would be worth it.
+"""
 
 MIN_WEIGHTS = 2**17
 """Smaller matrices are not packed."""
@@ -65,36 +71,34 @@ class FewRowsLinear:
     def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
         """`(R, I)` to `(R, O)`."""
         num_rows = inputs.shape[0]
-        in_place = self.blocks is not None and num_rows * self.num_inputs <= FEW
-        if self.num_calls is not None and num_rows > 1:
-            self._count(num_rows, in_place)
-        if self.packed is not None:
-            outputs: torch.Tensor = self.packed_linear(inputs, self.packed, self.bias, "none", [], "")
-            return outputs
+        in_place = self.blocks is not None and num_rows * self.num_inputs <= FEW_NUMBERS
+        if num_rows > 1 and not (in_place and num_rows <= FEW_ROWS):
+            if self.num_calls is not None:
+                self._count(num_rows, "in place" if in_place else "plain, tall" if self.is_tall else "plain")
+            if self.packed is not None:
+                outputs: torch.Tensor = self.packed_linear(inputs, self.packed, self.bias, "none", [], "")
+                return outputs
         if in_place:
             return self._in_place(inputs, num_rows)
         return nn.functional.linear(inputs, self.weight, self.bias)
 
     def _in_place(self, inputs: torch.Tensor, num_rows: int) -> torch.Tensor:
-        """One product for each block of outputs, all over the same inputs (whose rows must lie one after another)."""
+        """One product; for one row a batch of them, one for each block of outputs."""
         blocks: Any = self.blocks
-        columns = inputs.contiguous().t()
-        shared = columns.expand(blocks.shape[0], -1, -1)
-        if self.rest is None:
-            products = torch.bmm(blocks, shared).view(-1, num_rows)  # (O, R)
+        columns = inputs.t()
+        if num_rows > 1:
+            outputs = torch.mm(self.weight.detach(), columns).t().contiguous()
+        elif self.rest is None:
+            outputs = torch.bmm(blocks, columns.expand(blocks.shape[0], -1, -1)).view(1, -1)
         else:
-            products = inputs.new_empty((self.weight.shape[0], num_rows))
+            outputs = inputs.new_empty((1, self.weight.shape[0]))
             num_even = blocks.shape[0] * BLOCK
-            torch.bmm(blocks, shared, out=products[:num_even].view(-1, BLOCK, num_rows))
-            torch.mm(self.rest, columns, out=products[num_even:])
-        outputs = products.view(1, -1) if num_rows == 1 else products.t().contiguous()
+            torch.bmm(blocks, columns.expand(blocks.shape[0], -1, -1), out=outputs[0, :num_even].view(-1, BLOCK, 1))
+            torch.mm(self.rest, columns, out=outputs[0, num_even:, None])
         return outputs if self.bias is None else outputs.add_(self.bias)
 
-    def _count(self, num_rows: int, in_place: bool) -> None:
-        """Count a call of several rows, and pack when it is time."""
-        if in_place and not (self.is_tall and num_rows * self.num_inputs > FEW // 2):
-            return
-        way = ("in place" if in_place else "plain") + (", tall" if self.is_tall else "")
+    def _count(self, num_rows: int, way: str) -> None:
+        """Count a call, and pack when it is time."""
         calls: Any = self.num_calls
         if calls < CALLS_BEFORE_PACKING[way]:
             self.num_calls = calls + 1
