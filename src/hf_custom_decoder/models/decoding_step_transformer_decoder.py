@@ -8,6 +8,7 @@ query heads of each, D width of a head, V vocabulary.
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from transformers.cache_utils import Cache, EncoderDecoderCache
@@ -254,9 +255,11 @@ class TransformerDecodingStep:
         table: Any = getattr(decoder.embed_positions, "table", None)  # sinusoidal
         table = getattr(decoder.embed_positions, "weight", None) if table is None else table  # learned
         self.position_table: torch.Tensor | None = None if table is None else table.to(dtype)  # (positions, E)
+        self.embedding_norm = build_norm_step(decoder.layernorm_embedding)
+        self.final_norm = build_norm_step(decoder.layer_norm)
         self.rotary: tuple[torch.Tensor, torch.Tensor] | None = None
         self.bias: torch.Tensor | None = None
-        self.shared: torch.Tensor | None = None  # (B, beams, beams) first tokens that two beams copied from one row
+        self.shared: np.ndarray | None = None  # (B, beams, beams) first tokens that two beams copied from one row
         self.layers = [
             self._layer(layer, cache_layer)
             for layer, cache_layer in zip(decoder.layers, self.cache_layers, strict=True)
@@ -293,8 +296,8 @@ class TransformerDecodingStep:
                 hidden_states = hidden_states + embedded.to(hidden_states.dtype)
             if decoder.rotary_emb is not None:
                 self.rotary = decoder.rotary_emb(hidden_states, position_ids[:, None])
-        if decoder.layernorm_embedding is not None:
-            hidden_states = decoder.layernorm_embedding(hidden_states)
+        if self.embedding_norm is not None:
+            hidden_states = self.embedding_norm(hidden_states)
         if self.keep is not None:
             self.keep = torch.cat([self.keep, self.keep.new_ones((self.num_rows, 1))], dim=1)
         self.bias = self._bias()
@@ -342,8 +345,8 @@ class TransformerDecodingStep:
             hidden_states = hidden_states + outer(between)
             if is_post:
                 hidden_states = final_norm(hidden_states)
-        if self.decoder.layer_norm is not None:
-            hidden_states = self.decoder.layer_norm(hidden_states)
+        if self.final_norm is not None:
+            hidden_states = self.final_norm(hidden_states)
         self.num_tokens += 1
         return self.head(hidden_states)
 
@@ -362,14 +365,13 @@ class TransformerDecodingStep:
         """
         How many first tokens all beams of a source had copied from one row; notes what they have in common now.
         """
-        beams = rows.view(-1, num_beams) % num_beams  # (B, beams)
+        beams = rows.numpy().reshape(-1, num_beams) % num_beams  # (B, beams)
         if self.shared is None or self.shared.shape[0] != beams.shape[0]:
-            self.shared = torch.zeros((beams.shape[0], num_beams, num_beams), dtype=torch.long)
-        shared = self.shared
-        start = int(shared.min())
-        shared.diagonal(dim1=1, dim2=2).fill_(self.num_tokens)
-        shared = shared.gather(1, beams[:, :, None].expand(-1, -1, num_beams))
-        self.shared = shared.gather(2, beams[:, None].expand(-1, num_beams, -1))
+            self.shared = np.zeros((beams.shape[0], num_beams, num_beams), dtype=np.int64)
+        start = int(self.shared.min())
+        self.shared[:, np.arange(num_beams), np.arange(num_beams)] = self.num_tokens
+        sources = np.arange(beams.shape[0])[:, None, None]
+        self.shared = self.shared[sources, beams[:, :, None], beams[:, None, :]]
         return start
 
     def keep_sources(self, sources: torch.Tensor, rows_per_source: int) -> None:

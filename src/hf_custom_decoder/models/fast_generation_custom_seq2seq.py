@@ -261,7 +261,10 @@ class _Beams:
         self.finished_scores = torch.full(shape, NEVER)
         self.is_finished = torch.zeros(shape, dtype=torch.bool)
         self.may_improve = torch.ones((self.num_sources, 1), dtype=torch.bool)
-        self.running_origins = torch.full((*shape, max_length - self.length), -1, dtype=torch.int32)
+        self.finished_lengths = torch.zeros(shape, dtype=torch.long)  # new tokens of each
+        self.has_finished = False  # whether any hypothesis has taken a place among the finished
+        num_origins = max_length - self.length if config.return_dict_in_generate else 0  # nobody asks for them
+        self.running_origins = torch.full((*shape, num_origins), -1, dtype=torch.int32)
         self.finished_origins = self.running_origins.clone()
         self.first_rows = torch.arange(self.num_sources)[:, None] * num_beams  # (B, 1)
         self.is_top = torch.arange(self.num_candidates) < num_beams  # (C,)
@@ -302,21 +305,25 @@ class _Beams:
         beams = torch.div(chosen, vocab_size, rounding_mode="floor")  # (B, C)
         candidates = _take(self.running, beams)
         candidates[:, :, length] = chosen - beams * vocab_size
-        origins = _take(self.running_origins, beams)
-        origins[:, :, length - self.prefix_length] = (beams + self.sources[:, None] * self.num_beams).to(torch.int32)
+        origins = self.running_origins
+        if origins.shape[2] > 0:
+            origins = _take(origins, beams)
+            rows = beams + self.sources[:, None] * self.num_beams
+            origins[:, :, length - self.prefix_length] = rows.to(torch.int32)
         hits = stopping_criteria(candidates[:, :, : length + 1].flatten(0, 1), all_scores).view(self.num_sources, -1)
 
-        ends_now = hits & self.is_top
-        if may_be_impossible or bool(ends_now.any()):
+        has_hits = bool(hits.any())
+        ends_now = hits & self.is_top if has_hits else hits
+        if may_be_impossible or (has_hits and bool(ends_now.any())):
             self._collect(candidates, candidate_scores, origins, ends_now)
-        open_scores = candidate_scores + hits.to(torch.float32) * NEVER
-        going_on = torch.topk(open_scores, k=self.num_beams)[1]  # (B, K)
-        self.running, self.running_origins = _take(candidates, going_on), _take(origins, going_on)
-        self.running_scores = open_scores.gather(1, going_on)
+        open_scores = candidate_scores + hits.to(torch.float32) * NEVER if has_hits else candidate_scores
+        self.running_scores, going_on = torch.topk(open_scores, k=self.num_beams)  # (B, K)
+        self.running = _take(candidates, going_on)
+        self.running_origins = _take(origins, going_on) if origins.shape[2] > 0 else origins
         self.length += 1
         self._look_ahead()
         is_open = not (self.early_stopping is True and bool(self.is_finished.all()))
-        goes_on = is_open and bool(self.may_improve.any()) and not bool(hits.all())
+        goes_on = is_open and bool(self.may_improve.any()) and not (has_hits and bool(hits.all()))
         rows = self.first_rows[: self.num_sources] + beams.gather(1, going_on)
         return rows.flatten(), goes_on
 
@@ -335,12 +342,18 @@ class _Beams:
         self.finished = _take(torch.cat([self.finished, candidates], dim=1), best)
         self.finished_origins = _take(torch.cat([self.finished_origins, origins], dim=1), best)
         self.is_finished = torch.cat([self.is_finished, ends_now], dim=1).gather(1, best)
+        lengths = torch.full_like(best[:, :1], self.length + 1 - self.prefix_length).expand(scores.shape)
+        self.finished_lengths = torch.cat([self.finished_lengths, lengths], dim=1).gather(1, best)
+        self.has_finished = True
 
     def _look_ahead(self) -> None:
         """Note the source rows whose best running hypothesis can no longer beat their worst finished one."""
         is_long = self.early_stopping == "never" and self.length_penalty > 0.0
         reach = (self.max_length if is_long else self.length) - self.prefix_length
         best = self.running_scores[:, :1] / (reach**self.length_penalty)
+        if not self.has_finished:
+            self.may_improve = self.may_improve & (best > NEVER)
+            return
         worst = torch.where(self.is_finished, self.finished_scores.min(dim=1, keepdim=True)[0], NEVER)
         self.may_improve = self.may_improve & (best > worst).any(dim=-1, keepdim=True)
 
@@ -360,21 +373,22 @@ class _Beams:
         stay = (~is_done).nonzero().squeeze(1)
         for name in ("running", "finished", "running_scores", "finished_scores", "is_finished", "may_improve"):
             setattr(self, name, getattr(self, name).index_select(0, stay))
-        for name in ("running_origins", "finished_origins", "sources"):
+        for name in ("running_origins", "finished_origins", "finished_lengths", "sources"):
             setattr(self, name, getattr(self, name).index_select(0, stay))
         self.num_sources = stay.shape[0]
         return stay
 
     @property
     def _results(self) -> tuple[torch.Tensor, ...]:
-        return self.sources, self.finished, self.finished_scores, self.finished_origins
+        return self.sources, self.finished, self.finished_scores, self.finished_lengths, self.finished_origins
 
     def results(self, count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The `count` best hypotheses of every source, `(rows, T)`, their scores and origins, in the first order."""
         sources, *parts = (torch.cat(one) for one in zip(*self.left, self._results, strict=True))
         order = torch.argsort(sources)
-        ids, scores, origins = (one.index_select(0, order)[:, :count].flatten(0, 1) for one in parts)
-        return ids, scores, origins
+        ids, scores, lengths, origins = (one.index_select(0, order)[:, :count].flatten(0, 1) for one in parts)
+        num_new = int(lengths.max())
+        return ids[:, : self.prefix_length + num_new], scores, origins[:, :num_new]
 
 
 def _take(tensor: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
@@ -405,7 +419,8 @@ def beam_search(
     while True:
         logits = steps.logits(beams.running[:, :, beams.length - 1].flatten())
         log_probs = nn.functional.log_softmax(logits, dim=-1)
-        log_probs = score_rules(beams.input_ids, log_probs)
+        if score_rules.rules:
+            log_probs = score_rules(beams.input_ids, log_probs)
         if wants_logits:
             raw_logits += (logits.clone(),)
         if scores is not None:
@@ -423,8 +438,6 @@ def beam_search(
                 steps.step.keep_sources(stay, beams.num_beams)
                 identity = identity[: stay.shape[0] * beams.num_beams]
     sequences, sequences_scores, origins = beams.results(int(config.num_return_sequences or 1))
-    num_new = int((origins + 1).bool().sum(dim=1).max())
-    sequences = sequences[:, : beams.prefix_length + num_new]
     if not config.return_dict_in_generate:
         if not beams.left:
             steps.finish()
@@ -435,7 +448,7 @@ def beam_search(
         "sequences_scores": sequences_scores if config.output_scores else None,
         "scores": scores,
         "logits": raw_logits if wants_logits else None,
-        "beam_indices": origins[:, :num_new],
+        "beam_indices": origins,
         "past_key_values": cache,
     }
     if model.config.is_encoder_decoder:
