@@ -80,7 +80,7 @@ def test_without_the_operator_weights_stay_as_they_are() -> None:
 
 
 @pytest.mark.parametrize(
-    "weight", [torch.randn(64, 32), torch.randn(2048, 256).double(), torch.randn(2048, 256).bfloat16()]
+    "weight", [torch.randn(64, 32), torch.randn(2048, 256).double(), torch.randn(2048, 256).half()]
 )
 @torch.no_grad()
 def test_small_and_other_weights_take_the_ordinary_way(weight: torch.Tensor) -> None:
@@ -89,6 +89,22 @@ def test_small_and_other_weights_take_the_ordinary_way(weight: torch.Tensor) -> 
         for _ in range(MANY):
             assert torch.equal(step(weight[:rows]), nn.functional.linear(weight[:rows], weight))
     assert (step.packed, step.blocks) == (None, None)
+
+
+@pytest.mark.parametrize("shape", [(256, 256), (4096, 256), (333, 1024)])
+@pytest.mark.parametrize("rows", [1, 2, 7])
+@torch.no_grad()
+def test_bfloat16_is_packed_for_any_number_of_rows(shape: tuple[int, int], rows: int) -> None:
+    """Sums are in float32 in both ways; rounding their last bit may differ."""
+    weight, bias = torch.randn(shape).bfloat16(), torch.randn(shape[0]).bfloat16()
+    step, inputs = FewRowsLinear(weight, bias), torch.randn(rows, shape[1]).bfloat16()
+    for _ in range(MANY):
+        outputs = step(inputs)
+        expected = nn.functional.linear(inputs.float(), weight.float(), bias.float())
+        bound = 2.0**-8 * expected.abs() + 2.0**-20 * (inputs.float().abs() @ weight.float().abs().t())
+        assert bool(((outputs.float() - expected).abs() <= bound).all())
+        assert outputs.dtype == torch.bfloat16
+    assert step.packed is not None
 
 
 @torch.no_grad()

@@ -3,8 +3,8 @@ Linear layers for a few rows at a time, as in decoding, where reading the weight
 
 `nn.functional.linear` reads them at a fraction of what the memory gives. For one or two rows a product that begins
 with the weights, read where they are, comes close to it (for one row a batch of products over blocks of them); for
-more rows oneDNN's packed form does. Packed copies live inside one `generate()` call: an optimizer changes weights
-without a trace, so no copy may outlive the call.
+more rows, and for any number in bfloat16, oneDNN's packed form does. Packed copies live inside one `generate()` call:
+an optimizer changes weights without a trace, so no copy may outlive the call.
 
 Legend: R rows, I inputs, O outputs.
 """
@@ -34,8 +34,8 @@ Calls before a matrix is packed, by the way in which they were made. Packing cos
 of "plain" and 6 to 18 of "in place"; few outputs are so short that waiting for them would be worth it.
 """
 
-MIN_WEIGHTS = 2**17
-"""Smaller matrices are not packed."""
+MIN_WEIGHTS = {torch.float32: 2**17, torch.bfloat16: 2**16}
+"""Smaller matrices are not packed, nor are those of other types."""
 
 MIN_BLOCKS = 2
 """A batch of one product is computed as an ordinary one."""
@@ -43,8 +43,8 @@ MIN_BLOCKS = 2
 
 class FewRowsLinear:
     """
-    `x W^T + b` for inputs of shape `(R, I)`, exact up to the order of the sums. Other dtypes than float32, other
-    devices and gradients take the ordinary way.
+    `x W^T + b` for inputs of shape `(R, I)`, exact up to the order of the sums. Other dtypes than float32 and bfloat16
+    and other devices take the ordinary way.
 
     Args:
         weight (`torch.Tensor` of shape `(O, I)`).
@@ -55,14 +55,16 @@ class FewRowsLinear:
         self.weight, self.bias = weight, bias
         num_outputs, self.num_inputs = weight.shape
         self.is_tall = num_outputs >= TALL * self.num_inputs
-        is_float = weight.dtype == torch.float32 and weight.device.type == "cpu"
-        self.num_calls: int | None = 0 if is_float and weight.numel() >= MIN_WEIGHTS else None
+        is_packable = weight.device.type == "cpu" and weight.numel() >= MIN_WEIGHTS.get(weight.dtype, float("inf"))
+        self.num_calls: int | None = 0 if is_packable else None
         """Calls that count towards packing; None where nothing is packed any more."""
         self.packed: torch.Tensor | None = None
         self.packed_linear: Any = None
         self.blocks: torch.Tensor | None = None  # (O / BLOCK, BLOCK, I), without the last few outputs
         self.rest: torch.Tensor | None = None  # the last few, (O % BLOCK, I)
         num_blocks = num_outputs // BLOCK
+        is_float = weight.dtype == torch.float32 and weight.device.type == "cpu"
+        self.rows_as_they_are = 1 if is_float else 0  # for which packed weights are not read, in place or not
         if is_float and num_blocks >= MIN_BLOCKS and weight.is_contiguous():
             weight = weight.detach()
             self.blocks = weight[: num_blocks * BLOCK].view(num_blocks, BLOCK, self.num_inputs)
@@ -72,7 +74,7 @@ class FewRowsLinear:
         """`(R, I)` to `(R, O)`."""
         num_rows = inputs.shape[0]
         in_place = self.blocks is not None and num_rows * self.num_inputs <= FEW_NUMBERS
-        if num_rows > 1 and not (in_place and num_rows <= FEW_ROWS):
+        if num_rows > (FEW_ROWS if in_place else self.rows_as_they_are):
             if self.num_calls is not None:
                 self._count(num_rows, "in place" if in_place else "plain, tall" if self.is_tall else "plain")
             if self.packed is not None:
