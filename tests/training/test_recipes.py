@@ -31,6 +31,10 @@ ROWS: dict[str, tuple[dict[str, Any], tuple[str, str]]] = {
         {"question": "Who?", "context": "It was me.", "answers": ["me", "It was me"]},
         ("question: Who? context: It was me.", "me"),
     ),
+    "squad": (
+        {"question": "Who?", "context": "It was me.", "answers": {"text": ["me", "It was me"], "answer_start": [7, 0]}},
+        ("question: Who? context: It was me.", "me"),
+    ),
     "scitldr": ({"source": "An abstract.", "targets": ["Short."]}, ("An abstract.", "Short.")),
     "wmt14_en_de": ({"translation": {"de": "Hund", "en": "dog"}}, ("dog", "Hund")),
     "wmt14_de_en": ({"translation": {"de": "Hund", "en": "dog"}}, ("Hund", "dog")),
