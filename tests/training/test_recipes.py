@@ -32,7 +32,11 @@ ROWS: dict[str, tuple[dict[str, Any], tuple[str, str]]] = {
         ("question: Who? context: It was me.", "me"),
     ),
     "squad": (
-        {"question": "Who?", "context": "It was me.", "answers": {"text": ["me", "It was me"], "answer_start": [7, 0]}},
+        {
+            "question": "Who?",
+            "context": "It was me.",
+            "answers": {"text": ["me", "It was me"], "answer_start": [7, 0]},
+        },
         ("question: Who? context: It was me.", "me"),
     ),
     "scitldr": ({"source": "An abstract.", "targets": ["Short."]}, ("An abstract.", "Short.")),

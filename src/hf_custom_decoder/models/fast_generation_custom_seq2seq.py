@@ -26,7 +26,7 @@ from .cache_recurrent_layer import RecurrentLayer
 from .cells_custom_seq2seq import is_plain_linear
 from .decoding_step_recurrent_decoder import RecurrentDecodingStep
 from .decoding_step_transformer_decoder import TransformerDecodingStep
-from .search_rules_custom_seq2seq import ScoreRules, StoppingRules
+from .search_rules_custom_seq2seq import ScoreRules, StoppingRules, best_place, best_scores
 
 NEVER = -1.0e9
 """The score that transformers gives to what must not be chosen."""
@@ -202,7 +202,7 @@ def sample(
         if config.do_sample:
             next_ids = torch.multinomial(torch.softmax(next_scores, dim=-1), num_samples=1).squeeze(1)
         else:
-            next_ids = torch.argmax(next_scores, dim=-1)
+            next_ids = best_place(next_scores)
         if active is not None:
             next_ids = torch.zeros(num_rows, dtype=next_ids.dtype).index_copy_(0, active, next_ids)
         if has_end:
@@ -301,7 +301,7 @@ class _Beams:
             chosen = torch.multinomial(torch.softmax(totals, dim=-1), num_samples=self.num_candidates)
             candidate_scores = totals.gather(1, chosen)
         else:
-            candidate_scores, chosen = torch.topk(totals, k=self.num_candidates)
+            candidate_scores, chosen = best_scores(totals, self.num_candidates)
         beams = torch.div(chosen, vocab_size, rounding_mode="floor")  # (B, C)
         candidates = _take(self.running, beams)
         candidates[:, :, length] = chosen - beams * vocab_size

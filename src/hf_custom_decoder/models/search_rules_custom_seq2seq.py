@@ -1,8 +1,8 @@
 """
 The commonest rules of a search with fewer calls, and the same results as transformers' classes, which are called for
-all others.
+all others; and the best of many scores, which torch looks for one score at a time.
 
-Legend: R rows, T tokens so far, V vocabulary.
+Legend: R rows, T tokens so far, V vocabulary, N scores of a row, C best ones.
 """
 
 from typing import Any
@@ -74,3 +74,44 @@ class ScoreRules:
             elif input_ids.shape[1] < rule[0]:
                 scores[:, rule[1]] = -float("inf")
         return scores
+
+
+BLOCK = 128
+"""Scores whose greatest is found first."""
+
+MANY_SCORES = 24_000
+"""For fewer, of all rows, one call of torch takes no longer."""
+
+
+def best_place(scores: torch.Tensor) -> torch.Tensor:
+    """`torch.argmax(scores, dim=1)` of `(R, N)`, looked for in the greatest of every block."""
+    num_blocks = scores.shape[1] // BLOCK
+    if scores.numel() < MANY_SCORES or num_blocks < 2:
+        return torch.argmax(scores, dim=1)
+    blocks = scores[:, : num_blocks * BLOCK].unflatten(1, (num_blocks, BLOCK))
+    first = torch.argmax(blocks.amax(dim=2), dim=1)  # (R,)
+    rest = scores[:, num_blocks * BLOCK :]
+    found = torch.argmax(torch.cat([blocks[torch.arange(len(scores)), first], rest], dim=1), dim=1)
+    return torch.where(found < BLOCK, first * BLOCK + found, found + (num_blocks - 1) * BLOCK)
+
+
+def best_scores(scores: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    `torch.topk(scores, count)` of `(R, N)`: values and places, both `(R, C)`. Equal ones among the best are left to
+    torch, whose order of them is its own.
+    """
+    num_blocks = scores.shape[1] // BLOCK
+    if scores.numel() < MANY_SCORES or num_blocks < 2 * (count + 1):
+        return torch.topk(scores, count)
+    blocks = scores[:, : num_blocks * BLOCK].unflatten(1, (num_blocks, BLOCK))
+    chosen = torch.topk(blocks.amax(dim=2), count + 1)[1]  # (R, C + 1), one more to see whether it equals the last
+    candidates = blocks.gather(1, chosen[:, :, None].expand(-1, -1, BLOCK)).flatten(1)
+    candidates = torch.cat([candidates, scores[:, num_blocks * BLOCK :]], dim=1)
+    values, found = torch.topk(candidates, count + 1)
+    if not bool((values[:, :-1] > values[:, 1:]).all()):
+        return torch.topk(scores, count)
+    found = found[:, :count]
+    block, inside = torch.div(found, BLOCK, rounding_mode="floor"), found % BLOCK
+    is_in_block = block <= count
+    places = chosen.gather(1, block.clamp(max=count)) * BLOCK + inside
+    return values[:, :count], torch.where(is_in_block, places, found + (num_blocks - count - 1) * BLOCK)
