@@ -68,18 +68,24 @@ class Source:
         cache ([`CustomSeq2SeqCache`]): Filled.
         mask (`torch.Tensor` of shape `(B, S)`, *optional*): 1 for tokens.
         num_rows (`int`): R.
+        groups (`int`): G.
         dtype: Of the scores.
     """
 
     def __init__(
-        self, cache: CustomSeq2SeqCache, mask: torch.Tensor | None, num_rows: int, dtype: torch.dtype
+        self, cache: CustomSeq2SeqCache, mask: torch.Tensor | None, num_rows: int, groups: int, dtype: torch.dtype
     ) -> None:
         layers: Any = cache.cross_attention_cache.layers
         num_sources, self.num_heads = layers[0].keys.shape[:2]
         self.rows_per_source = num_rows // num_sources
+        # Products of several queries with keys are two to three times as fast where the positions of a feature lie
+        # side by side, those of one query where the features of a position do.
+        self.is_by_feature = self.rows_per_source * groups > 1
         for layer in layers:  # laid out once; the views of the first pass are let go
-            layer.keys, layer.values = layer.keys.contiguous(), layer.values.contiguous()
-        self.keys = [layer.keys.flatten(0, 1).transpose(1, 2) for layer in layers]  # (B * K, D, S)
+            keys = layer.keys.transpose(2, 3) if self.is_by_feature else layer.keys
+            keys, layer.values = keys.contiguous(), layer.values.contiguous()
+            layer.keys = keys.transpose(2, 3) if self.is_by_feature else keys
+        self.keys = [layer.keys.transpose(2, 3).flatten(0, 1) for layer in layers]  # (B * K, D, S)
         self.values = [layer.values.flatten(0, 1) for layer in layers]  # (B * K, S, D)
         self.bias: torch.Tensor | None = None
         if mask is not None and not bool((mask != 0).all()):
@@ -106,7 +112,10 @@ class Source:
     def select(self, rows: torch.Tensor) -> None:
         """Keep these source rows."""
         heads = (rows[:, None] * self.num_heads + torch.arange(self.num_heads)).flatten()
-        self.keys = [one.transpose(1, 2).index_select(0, heads).transpose(1, 2) for one in self.keys]
+        if self.is_by_feature:
+            self.keys = [one.index_select(0, heads) for one in self.keys]
+        else:
+            self.keys = [one.transpose(1, 2).index_select(0, heads).transpose(1, 2) for one in self.keys]
         self.values = [one.index_select(0, heads) for one in self.values]
         self.bias = None if self.bias is None else self.bias.index_select(0, heads)
 
@@ -242,7 +251,10 @@ class TransformerDecodingStep:
         self.cache_layers: Any = own.layers
         self.num_tokens, self.num_rows = int(cache.get_seq_length()), num_rows
         dtype = lm_head.weight.dtype
-        self.source = Source(cache, source_mask, num_rows, dtype) if isinstance(cache, CustomSeq2SeqCache) else None
+        self.groups = config.num_attention_heads // config.key_value_heads
+        self.source: Source | None = None
+        if isinstance(cache, CustomSeq2SeqCache):
+            self.source = Source(cache, source_mask, num_rows, self.groups, dtype)
         self.keep: torch.Tensor | None = None  # (R, P) of booleans, where a prefix holds padding
         if mask is not None and not bool((mask != 0).all()):
             self.keep = mask != 0
@@ -250,7 +262,6 @@ class TransformerDecodingStep:
         self.slopes: torch.Tensor | None = None
         if config.position_type == "alibi":
             self.slopes = torch.tensor(alibi_slopes(config.num_attention_heads), dtype=torch.float32)
-        self.groups = config.num_attention_heads // config.key_value_heads
         self.key_heads, self.dtype = config.key_value_heads, dtype
         table: Any = getattr(decoder.embed_positions, "table", None)  # sinusoidal
         table = getattr(decoder.embed_positions, "weight", None) if table is None else table  # learned
