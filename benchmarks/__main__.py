@@ -13,10 +13,19 @@ from .device_results import DeviceFigure, device_table
 from .full_mode import NOT_EQUAL, NOT_MEASURED, full_measurements, missing_peers
 from .interleaved import MIN_ROUNDS
 from .measurements import EQUAL
+from .plots import PLOTS, new_picture, plot_ratios
 from .results import RESULTS, Figure, circumstances, table, write_section
 from .resumable_state import STATE_FOLDER, ResumableState, run_all
 from .short_mode import short_measurements
 from .sizes import BASE, TINY, TRIAL_BASE, TRIAL_TINY
+
+
+def write_with_plot(name: str, heading: str, body: str, figures: list[Figure]) -> None:
+    """Write a section of the results and draw its ratios."""
+    picture = PLOTS / f"{name}.png"
+    plot_ratios(picture, figures, title=heading)
+    write_section(name, heading, f"{body}\n![{heading}: ratios](plots/{picture.name})\n")
+    print(f"Written to {RESULTS} and {picture}")
 
 
 def run_short(seed: int, rounds: int, write: bool) -> None:
@@ -30,8 +39,7 @@ def run_short(seed: int, rounds: int, write: bool) -> None:
     if write:
         facts = circumstances("python -m benchmarks --write", seed=seed, equal=EQUAL)
         body = f"{facts}- Size {TINY.describe()}\n\n{table(figures)}"
-        write_section("short", "BART, size tiny, one CPU thread", body)
-        print(f"Written to {RESULTS}")
+        write_with_plot("short", "BART, size tiny, one CPU thread", body, figures)
 
 
 def run_full(seed: int, rounds: int, write: bool, restart: bool, *, trial: bool = False, only: str = "") -> None:
@@ -57,12 +65,8 @@ def run_full(seed: int, rounds: int, write: bool, restart: bool, *, trial: bool 
         absent = "".join(f"- Not measured: {line}\n" for line in NOT_MEASURED + missing)
         other = f"- {NOT_EQUAL}\n" + ("" if "CTranslate2" in absent else f"- {EQUAL_CTRANSLATE2}\n")
         described = f"- Size {TINY.describe()}\n- Size {BASE.describe()}\n"
-        write_section(
-            "full",
-            "All sizes and other models, one CPU thread",
-            f"{facts}{other}{described}{absent}\n{table(figures)}",
-        )
-        print(f"Written to {RESULTS}")
+        body = f"{facts}{other}{described}{absent}\n{table(figures)}"
+        write_with_plot("full", "All sizes and other models, one CPU thread", body, figures)
 
 
 def run_device(device: str, seed: int, rounds: int, write: bool, restart: bool, *, only: str = "") -> None:
@@ -108,6 +112,11 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error("--trial goes with --full, --only with --full or --device.")
     if options.write and (options.trial or options.only or options.device == "cpu"):
         parser.error("--write is for all figures of the real sizes: leave out --trial, --only and --device cpu.")
+    if options.write and not options.device:
+        try:
+            new_picture(1, 1)
+        except ImportError as error:
+            parser.error(str(error))
     if options.device:
         try:
             check_device(options.device)

@@ -21,6 +21,9 @@ EQUAL = (
     "dropout 0.1, AdamW, batch size, number of generated tokens (the end token is one that no model has), beams"
 )
 
+MEMORY_TARGETS = {"tiny": 0.70}
+"""Share of BART's activation memory that ours may take, by size."""
+
 
 def measure_training(
     size: Size,
@@ -53,11 +56,13 @@ def measure_training(
     return [
         speed_figure(name, result, "ours", "BART", target=target, note=note),
         speed_figure(f"{name}, return_logits_in_training=True", result, "ours with logits", "BART", note=note),
-        memory_figure(f"{size.name}: activation memory, {what}", bart, ours, batches),
+        memory_figure(f"{size.name}: activation memory, {what}", bart, ours, batches, MEMORY_TARGETS.get(size.name)),
     ]
 
 
-def memory_figure(name: str, bart: torch.nn.Module, ours: torch.nn.Module, batches: list[Batch]) -> Figure:
+def memory_figure(
+    name: str, bart: torch.nn.Module, ours: torch.nn.Module, batches: list[Batch], target: float | None
+) -> Figure:
     """Bytes kept for the backward pass, summed over the batches, ours divided by BART's."""
 
     def total(model: torch.nn.Module) -> float:
@@ -65,7 +70,7 @@ def memory_figure(name: str, bart: torch.nn.Module, ours: torch.nn.Module, batch
 
     own, other = total(ours), total(bart)
     ratio = own / other
-    return Figure(name, ratio, ratio, ratio, own, other, unit="MiB", target=0.70, at_most=True)
+    return Figure(name, ratio, ratio, ratio, own, other, unit="MiB", target=target, at_most=True)
 
 
 def search_name(beams: int) -> str:

@@ -1,6 +1,7 @@
 """The commands: what they print, what they write, and that they write nothing unasked."""
 
 import json
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -22,6 +23,7 @@ FIGURES = [
 def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "RESULTS.md"
     monkeypatch.setattr(command, "write_section", partial(write_section, path=path))
+    monkeypatch.setattr(command, "PLOTS", tmp_path)
     monkeypatch.setattr(command, "STATE_FOLDER", tmp_path / "state")
     for name in ("short_measurements", "full_measurements"):
         monkeypatch.setattr(command, name, lambda seed, rounds, *sizes: [("all", lambda: FIGURES)])
@@ -50,8 +52,20 @@ def test_written_results_name_their_circumstances(results: Path) -> None:
         "Size tiny: width 256, feed-forward 1024, 3+3 layers, 4 heads, vocabulary 8,000",
         "| training | BART |",
         "| ≥ 1.40 | SHORT |",
+        "(plots/short.png)",
     ):
         assert part in text
+    assert (results.parent / "short.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_nothing_is_measured_for_a_picture_that_cannot_be_drawn(
+    results: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(SystemExit):
+        command.main(["--write"])
+    assert "pip install matplotlib" in capsys.readouterr().err
+    assert not results.exists()
 
 
 def test_full_mode_says_what_is_not_measured_and_goes_on(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
