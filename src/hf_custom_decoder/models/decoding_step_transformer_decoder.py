@@ -23,41 +23,51 @@ BLOCK = 64
 """Tokens by which buffers of keys and values grow, at least."""
 
 
-class TokenBuffer:
+class TokenBuffers:
     """
-    Keys and values of all tokens so far, time first, so that a step writes one block and a reorder copies one.
+    Keys and values of all tokens so far of all layers with attention, time before rows, so that a step writes one
+    block a layer and a reorder copies one of all layers.
 
     Args:
-        filled (`torch.Tensor` of shape `(P, 2, R, width)`): Keys, then values.
+        cache_layers (`list`): Those of the layers with attention.
+        num_tokens (`int`): P.
     """
 
-    def __init__(self, filled: torch.Tensor) -> None:
-        self.length = filled.shape[0]
-        self.buffer = filled.new_empty((self.length + BLOCK, *filled.shape[1:]))
-        self.buffer[: self.length] = filled
+    def __init__(self, cache_layers: list[Any], num_tokens: int) -> None:
+        rows, heads, _, head_dim = cache_layers[0].keys.shape
+        self.length = num_tokens
+        shape = (len(cache_layers), num_tokens + BLOCK, 2, rows, heads * head_dim)
+        self.buffer = cache_layers[0].keys.new_empty(shape)
+        for room, layer in zip(self.buffer, cache_layers, strict=True):
+            # A sliding cache layer has let go of older tokens, which no later token sees: zeros stand in for them.
+            missing = num_tokens - layer.keys.shape[2]
+            room[:missing] = 0.0
+            for part, filled in enumerate((layer.keys, layer.values)):  # (R, K, P, D)
+                room[missing:num_tokens, part].unflatten(2, (heads, -1)).copy_(filled.permute(2, 0, 1, 3))
 
-    def append(self) -> torch.Tensor:
-        """Room for one more token, `(2, R, width)`, to be written into."""
-        if self.length == self.buffer.shape[0]:
-            grown = self.buffer.new_empty((2 * self.length, *self.buffer.shape[1:]))
-            grown[: self.length] = self.buffer
+    def append(self) -> None:
+        """Make room for one more token."""
+        capacity = self.buffer.shape[1]
+        if self.length == capacity:
+            grown = self.buffer.new_empty((self.buffer.shape[0], 2 * capacity, *self.buffer.shape[2:]))
+            grown[:, :capacity] = self.buffer
             self.buffer = grown
         self.length += 1
-        return self.buffer[self.length - 1]
 
     def select(self, rows: torch.Tensor, start: int = 0) -> None:
         """Row i goes on from row `rows[i]`, which held the same before token `start`."""
         if 2 * start > self.length:
-            self.buffer[start : self.length] = self.buffer[start : self.length].index_select(2, rows)
+            moved = self.buffer[:, start : self.length]
+            moved.copy_(moved.index_select(3, rows))
             return
-        moved = self.buffer.new_empty((*self.buffer.shape[:2], rows.shape[0], self.buffer.shape[3]))
-        torch.index_select(self.buffer[: self.length], 2, rows, out=moved[: self.length])
-        self.buffer = moved
+        selected = self.buffer.new_empty((*self.buffer.shape[:3], rows.shape[0], self.buffer.shape[4]))
+        for room, one in zip(selected, self.buffer, strict=True):
+            torch.index_select(one[: self.length], 2, rows, out=room[: self.length])
+        self.buffer = selected
 
-    @property
-    def filled(self) -> torch.Tensor:
-        """All so far, `(P, 2, R, width)`."""
-        return self.buffer[: self.length]
+    def filled(self, place: int) -> torch.Tensor:
+        """All so far of one layer, `(P, 2, R, width)`."""
+        return self.buffer[place, : self.length]
 
 
 class Source:
@@ -140,28 +150,30 @@ def build_norm_step(norm: Any) -> Any:
 
 
 class AttentionStep:
-    """Self-attention of one layer over its buffers; a sliding window reads their ends."""
+    """
+    Self-attention of one layer over its buffer; a sliding window reads the end of it.
 
-    def __init__(self, module: Any, window: int | None, cache_layer: Any, num_tokens: int) -> None:
-        self.module, self.window = module, window
+    Args:
+        place (`int`): Of the layer in the buffers.
+        window (`int`, *optional*): Tokens that are seen.
+    """
+
+    def __init__(self, module: Any, place: int, window: int | None) -> None:
+        self.module, self.place, self.window = module, place, window
         self.num_heads, self.head_dim, self.scale = module.num_heads, module.head_dim, module.scaling
         self.num_key_heads = module.num_heads // module.num_key_value_groups
         self.project = for_few_rows(module.q_proj, module.k_proj, module.v_proj)
         self.out = for_few_rows(module.out_proj)
         self.has_norm = not isinstance(module.q_norm, nn.Identity)
         self.inner = self.num_heads * self.head_dim
-        # A sliding cache layer has let go of older tokens, which no later token sees: zeros stand in for them.
-        missing = max(num_tokens - cache_layer.keys.shape[2], 0)
-        both = (
-            torch.stack([cache_layer.keys, cache_layer.values]).permute(3, 0, 1, 2, 4).flatten(3)
-        )  # (P, 2, R, width)
-        self.tokens = TokenBuffer(nn.functional.pad(both, (0, 0, 0, 0, 0, 0, missing, 0)))
 
     def __call__(self, hidden_states: torch.Tensor, step: "TransformerDecodingStep") -> torch.Tensor:
         """`(R, E)` to `(R, E)`."""
         projected, num_rows = self.project(hidden_states), hidden_states.shape[0]
         queries, new = projected[:, : self.inner], projected[:, self.inner :].view(num_rows, 2, -1)
-        room = self.tokens.append()  # (2, R, K * D)
+        assert step.tokens is not None
+        tokens, bias = step.tokens.filled(self.place), step.bias
+        room = tokens[-1]  # (2, R, K * D)
         if self.has_norm or step.rotary is not None:
             keys = new[:, 0].reshape(num_rows, -1, 1, self.head_dim)
             queries = queries.reshape(num_rows, -1, 1, self.head_dim)
@@ -172,7 +184,6 @@ class AttentionStep:
             room[0], room[1] = keys.reshape(num_rows, -1), new[:, 1]
         else:
             room.copy_(new.transpose(0, 1))
-        tokens, bias = self.tokens.filled, step.bias
         if self.window is not None:
             tokens = tokens[-self.window :]
             bias = None if bias is None else bias[..., -self.window :]
@@ -186,17 +197,14 @@ class AttentionStep:
         )
         return self.out(output.view(num_rows, -1))
 
-    def select(self, rows: torch.Tensor, start: int = 0) -> None:
-        """Row i goes on from row `rows[i]`, which held the same before token `start`."""
-        self.tokens.select(rows, start)
 
-    def store(self, cache_layer: Any, num_tokens: int) -> None:
-        """Write the state back into its cache layer."""
-        both = self.tokens.filled.unflatten(3, (-1, self.head_dim)).permute(1, 2, 3, 0, 4)  # (2, R, K, P, D)
-        if getattr(cache_layer, "is_sliding", False):
-            both = both[:, :, :, max(num_tokens + 1 - cache_layer.sliding_window, 0) :]
-            cache_layer.cumulative_length = num_tokens
-        cache_layer.keys, cache_layer.values = both[0], both[1]
+def store_tokens(filled: torch.Tensor, head_dim: int, cache_layer: Any, num_tokens: int) -> None:
+    """Write keys and values `(P, 2, R, width)` back into a cache layer."""
+    both = filled.unflatten(3, (-1, head_dim)).permute(1, 2, 3, 0, 4)  # (2, R, K, P, D)
+    if getattr(cache_layer, "is_sliding", False):
+        both = both[:, :, :, max(num_tokens + 1 - cache_layer.sliding_window, 0) :]
+        cache_layer.cumulative_length = num_tokens
+    cache_layer.keys, cache_layer.values = both[0], both[1]
 
 
 class RecurrenceStep:
@@ -215,7 +223,7 @@ class RecurrenceStep:
         self.state = torch.lerp(start, end, gate)
         return torch.relu(self.state) if self.is_ssru else self.state
 
-    def select(self, rows: torch.Tensor, start: int = 0) -> None:
+    def select(self, rows: torch.Tensor) -> None:
         """Row i goes on from row `rows[i]`."""
         self.state = self.state.index_select(0, rows)
 
@@ -271,18 +279,22 @@ class TransformerDecodingStep:
         self.rotary: tuple[torch.Tensor, torch.Tensor] | None = None
         self.bias: torch.Tensor | None = None
         self.shared: np.ndarray | None = None  # (B, beams, beams) first tokens that two beams copied from one row
+        places = [place for place, one in enumerate(decoder.layers) if one.mixer_type not in RECURRENT_MIXERS]
+        self.tokens: TokenBuffers | None = None
+        if places:
+            self.tokens = TokenBuffers([self.cache_layers[place] for place in places], self.num_tokens)
         self.layers = [
-            self._layer(layer, cache_layer)
-            for layer, cache_layer in zip(decoder.layers, self.cache_layers, strict=True)
+            self._layer(layer, cache_layer, places.index(place) if place in places else None)
+            for place, (layer, cache_layer) in enumerate(zip(decoder.layers, self.cache_layers, strict=True))
         ]
 
-    def _layer(self, layer: Any, cache_layer: Any) -> tuple[Any, ...]:
+    def _layer(self, layer: Any, cache_layer: Any, place: int | None) -> tuple[Any, ...]:
         config = self.decoder.config
-        if layer.mixer_type in RECURRENT_MIXERS:
+        if place is None:
             mixer: Any = RecurrenceStep(layer.recurrence, cache_layer)
         else:
             window = config.sliding_window if layer.mixer_type == "sliding_attention" else None
-            mixer = AttentionStep(layer.self_attn, window, cache_layer, self.num_tokens)
+            mixer = AttentionStep(layer.self_attn, place, window)
         cross = None
         if self.source is not None:
             cross = (for_few_rows(layer.encoder_attn.q_proj), for_few_rows(layer.encoder_attn.out_proj))
@@ -332,6 +344,8 @@ class TransformerDecodingStep:
     def __call__(self, ids: torch.Tensor) -> torch.Tensor:
         """New ids `(R,)` to logits `(R, V)` of the next ones."""
         hidden_states = self._prepare(ids)
+        if self.tokens is not None:
+            self.tokens.append()
         for layer_idx, (layer, mixer, cross, inner, outer, norms) in enumerate(self.layers):
             is_post, (mixer_norm, final_norm, cross_norm) = layer.is_post_norm, norms
             mixed = mixer(hidden_states if is_post else mixer_norm(hidden_states), self)
@@ -367,8 +381,11 @@ class TransformerDecodingStep:
         `num_beams`. What all beams of all sources have in common is not moved.
         """
         start = self._shared_length(rows, num_beams) if num_beams > 1 else 0
+        if self.tokens is not None:
+            self.tokens.select(rows, start)
         for _, mixer, *_ in self.layers:
-            mixer.select(rows, start)
+            if isinstance(mixer, RecurrenceStep):
+                mixer.select(rows)
         if self.keep is not None:
             self.keep, self.positions = self.keep.index_select(0, rows), self.positions.index_select(0, rows)
 
@@ -395,4 +412,7 @@ class TransformerDecodingStep:
     def store(self) -> None:
         """Write the state back into the cache."""
         for cache_layer, (_, mixer, *_) in zip(self.cache_layers, self.layers, strict=True):
-            mixer.store(cache_layer, self.num_tokens)
+            if isinstance(mixer, RecurrenceStep):
+                mixer.store(cache_layer, self.num_tokens)
+            elif self.tokens is not None:
+                store_tokens(self.tokens.filled(mixer.place), mixer.head_dim, cache_layer, self.num_tokens)
