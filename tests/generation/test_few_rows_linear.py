@@ -5,12 +5,14 @@ from unittest.mock import patch
 import pytest
 import torch
 from torch import nn
+from transformers.activations import ACT2FN
 
 from hf_custom_decoder.models.few_rows_linear_custom_seq2seq import (
     CALLS_BEFORE_PACKING,
     FEW_ROWS,
     FewRowsLinear,
     for_few_rows,
+    with_activation,
 )
 
 MANY = max(CALLS_BEFORE_PACKING.values()) + 2
@@ -124,3 +126,16 @@ def test_layers_with_and_without_biases_side_by_side() -> None:
     layers = [nn.Linear(8, 3), nn.Linear(8, 4, bias=False)]
     states = torch.randn(2, 8)
     torch.testing.assert_close(for_few_rows(*layers)(states), torch.cat([layer(states) for layer in layers], dim=1))
+
+
+@pytest.mark.parametrize("name", ["gelu", "relu", "silu", "gelu_new"])
+@pytest.mark.parametrize("rows", [1, 4])
+@torch.no_grad()
+def test_activations_follow(name: str, rows: int) -> None:
+    torch.manual_seed(0)
+    activation, layer = ACT2FN[name], nn.Linear(256, 1024)
+    step, inputs = with_activation(layer, activation), 3.0 * torch.randn(rows, 256)
+    for _ in range(MANY):
+        torch.testing.assert_close(step(inputs), activation(layer(inputs)), rtol=1e-5, atol=1e-5)
+    assert (step.packed is not None) == (rows > FEW_ROWS)
+    assert (step.fused_activation is not None) == (name in ("gelu", "relu"))

@@ -15,7 +15,7 @@ from transformers.cache_utils import Cache, EncoderDecoderCache
 
 from .cache_custom_seq2seq import CustomSeq2SeqCache, rows_of
 from .cache_recurrent_layer import RECURRENT_MIXERS
-from .few_rows_linear_custom_seq2seq import for_few_rows
+from .few_rows_linear_custom_seq2seq import for_few_rows, with_activation
 from .inputs_custom_seq2seq import check_length
 from .positions_custom_seq2seq import alibi_slopes, rotate
 
@@ -298,10 +298,13 @@ class TransformerDecodingStep:
         cross = None
         if self.source is not None:
             cross = (for_few_rows(layer.encoder_attn.q_proj), for_few_rows(layer.encoder_attn.out_proj))
-        inner = [layer.mlp.fc1] if layer.mlp.gate_proj is None else [layer.mlp.gate_proj, layer.mlp.fc1]
+        if layer.mlp.gate_proj is None:
+            inner = with_activation(layer.mlp.fc1, layer.mlp.activation_fn)
+        else:
+            inner = for_few_rows(layer.mlp.gate_proj, layer.mlp.fc1)
         norms = [build_norm_step(layer.self_attn_layer_norm), build_norm_step(layer.final_layer_norm)]
         norms.append(build_norm_step(getattr(layer, "encoder_attn_layer_norm", None)))
-        return layer, mixer, cross, for_few_rows(*inner), for_few_rows(layer.mlp.fc2), norms
+        return layer, mixer, cross, inner, for_few_rows(layer.mlp.fc2), norms
 
     def _prepare(self, ids: torch.Tensor) -> torch.Tensor:
         """Embeddings `(R, E)` of the new tokens; sets the rotation and the bias of this step."""
@@ -362,9 +365,7 @@ class TransformerDecodingStep:
                 if is_post:
                     hidden_states = cross_norm(hidden_states)
             between = inner(hidden_states if is_post else final_norm(hidden_states))
-            if layer.mlp.gate_proj is None:
-                between = layer.mlp.activation_fn(between)
-            else:
+            if layer.mlp.gate_proj is not None:
                 gate, value = between.chunk(2, dim=1)
                 between = layer.mlp.activation_fn(gate) * value
             hidden_states = hidden_states + outer(between)

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers.activations import GELUActivation
 
 from .int8_linear_custom_seq2seq import Int8Linear, JoinedInt8Linear
 
@@ -49,10 +50,13 @@ class FewRowsLinear:
     Args:
         weight (`torch.Tensor` of shape `(O, I)`).
         bias (`torch.Tensor` of shape `(O,)`, *optional*).
+        activation (`Callable`, *optional*): Applied to the outputs; a packed product computes ReLU and the exact GELU
+            with them.
     """
 
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
-        self.weight, self.bias = weight, bias
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, activation: Any = None) -> None:
+        self.weight, self.bias, self.activation = weight, bias, activation
+        self.fused_activation = fused_name(activation)
         num_outputs, self.num_inputs = weight.shape
         self.is_tall = num_outputs >= TALL * self.num_inputs
         is_packable = weight.device.type == "cpu" and weight.numel() >= MIN_WEIGHTS.get(weight.dtype, float("inf"))
@@ -78,11 +82,14 @@ class FewRowsLinear:
             if self.num_calls is not None:
                 self._count(num_rows, "in place" if in_place else "plain, tall" if self.is_tall else "plain")
             if self.packed is not None:
-                outputs: torch.Tensor = self.packed_linear(inputs, self.packed, self.bias, "none", [], "")
-                return outputs
+                name, algorithm = self.fused_activation or ("none", "")
+                packed: torch.Tensor = self.packed_linear(inputs, self.packed, self.bias, name, [], algorithm)
+                return packed if self.activation is None or self.fused_activation else self.activation(packed)
         if in_place:
-            return self._in_place(inputs, num_rows)
-        return nn.functional.linear(inputs, self.weight, self.bias)
+            outputs = self._in_place(inputs, num_rows)
+        else:
+            outputs = nn.functional.linear(inputs, self.weight, self.bias)
+        return outputs if self.activation is None else self.activation(outputs)
 
     def _in_place(self, inputs: torch.Tensor, num_rows: int) -> torch.Tensor:
         """One product; for one row a batch of them, one for each block of outputs."""
@@ -112,6 +119,22 @@ class FewRowsLinear:
                 self.packed_linear = torch.ops.mkldnn._linear_pointwise.default
             except (AttributeError, RuntimeError):  # another build of torch
                 self.packed = None
+
+
+def fused_name(activation: Any) -> tuple[str, str] | None:
+    """How oneDNN calls an activation that it computes as torch does; None for others."""
+    if isinstance(activation, nn.ReLU):
+        return "relu", ""
+    is_gelu = isinstance(activation, GELUActivation) and activation.act is nn.functional.gelu
+    return ("gelu", "none") if is_gelu else None
+
+
+def with_activation(module: Any, activation: Any) -> Any:
+    """A linear layer and what follows it, as one."""
+    if isinstance(module, Int8Linear):
+        linear = for_few_rows(module)
+        return lambda inputs: activation(linear(inputs))
+    return FewRowsLinear(module.weight, module.bias, activation)
 
 
 def for_few_rows(*modules: Any) -> Any:
