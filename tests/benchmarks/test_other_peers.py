@@ -92,8 +92,9 @@ def test_memory_figure_divides_ours_by_barts(monkeypatch: pytest.MonkeyPatch, ba
     bart = build_bart(SMALL, 0)
     ours = build_ours(bart)
     monkeypatch.setattr(measurements, "saved_bytes", lambda model, _: 2**20 * (3 if model is ours else 4))
-    figure = measurements.memory_figure("x", bart, ours, batches)
+    figure = measurements.memory_figure("x", bart, ours, batches, measurements.MEMORY_TARGETS["tiny"])
     assert (figure.ratio, figure.ours, figure.reference, figure.verdict) == (0.75, 3.0, 4.0, "SHORT")
+    assert measurements.memory_figure("x", bart, ours, batches, None).verdict == ""
 
 
 def test_every_measurement_has_a_name_of_its_own() -> None:

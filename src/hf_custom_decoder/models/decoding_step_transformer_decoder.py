@@ -8,7 +8,6 @@ query heads of each, D width of a head, V vocabulary.
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from transformers.cache_utils import Cache, EncoderDecoderCache
@@ -278,7 +277,7 @@ class TransformerDecodingStep:
         self.final_norm = build_norm_step(decoder.layer_norm)
         self.rotary: tuple[torch.Tensor, torch.Tensor] | None = None
         self.bias: torch.Tensor | None = None
-        self.shared: np.ndarray | None = None  # (B, beams, beams) first tokens that two beams copied from one row
+        self.shared: list[list[list[int]]] | None = None  # first tokens that two beams of a source copied from one row
         places = [place for place, one in enumerate(decoder.layers) if one.mixer_type not in RECURRENT_MIXERS]
         self.tokens: TokenBuffers | None = None
         if places:
@@ -394,13 +393,16 @@ class TransformerDecodingStep:
         """
         How many first tokens all beams of a source had copied from one row; notes what they have in common now.
         """
-        beams = rows.numpy().reshape(-1, num_beams) % num_beams  # (B, beams)
-        if self.shared is None or self.shared.shape[0] != beams.shape[0]:
-            self.shared = np.zeros((beams.shape[0], num_beams, num_beams), dtype=np.int64)
-        start = int(self.shared.min())
-        self.shared[:, np.arange(num_beams), np.arange(num_beams)] = self.num_tokens
-        sources = np.arange(beams.shape[0])[:, None, None]
-        self.shared = self.shared[sources, beams[:, :, None], beams[:, None, :]]
+        beams = [row % num_beams for row in rows.tolist()]
+        num_sources = len(beams) // num_beams
+        if self.shared is None or len(self.shared) != num_sources:
+            self.shared = [[[0] * num_beams for _ in range(num_beams)] for _ in range(num_sources)]
+        start = min(min(min(lengths) for lengths in source) for source in self.shared)
+        for place, source in enumerate(self.shared):
+            for beam in range(num_beams):
+                source[beam][beam] = self.num_tokens
+            chosen = beams[place * num_beams : (place + 1) * num_beams]
+            self.shared[place] = [[source[one][other] for other in chosen] for one in chosen]
         return start
 
     def keep_sources(self, sources: torch.Tensor, rows_per_source: int) -> None:
