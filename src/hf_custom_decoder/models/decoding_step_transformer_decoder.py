@@ -21,6 +21,9 @@ from .positions_custom_seq2seq import alibi_slopes, rotate
 BLOCK = 64
 """Tokens by which buffers of keys and values grow, at least."""
 
+MOVED_AT_ONCE = 2**22
+"""Numbers that are moved in one copy; more are moved layer by layer, which takes less memory."""
+
 
 class TokenBuffers:
     """
@@ -54,15 +57,13 @@ class TokenBuffers:
         self.length += 1
 
     def select(self, rows: torch.Tensor, start: int = 0) -> None:
-        """Row i goes on from row `rows[i]`, which held the same before token `start`."""
-        if 2 * start > self.length:
-            moved = self.buffer[:, start : self.length]
-            moved.copy_(moved.index_select(3, rows))
+        """Row i goes on from row `rows[i]`, which held the same before token `start`; R may become smaller."""
+        if rows.shape[0] < self.buffer.shape[3]:
+            self.buffer = self.buffer.index_select(3, rows)
             return
-        selected = self.buffer.new_empty((*self.buffer.shape[:3], rows.shape[0], self.buffer.shape[4]))
-        for room, one in zip(selected, self.buffer, strict=True):
-            torch.index_select(one[: self.length], 2, rows, out=room[: self.length])
-        self.buffer = selected
+        moved = self.buffer[:, start : self.length]
+        for part in (moved,) if moved.numel() <= MOVED_AT_ONCE else moved:
+            part.copy_(part.index_select(-2, rows))
 
     def filled(self, place: int) -> torch.Tensor:
         """All so far of one layer, `(P, 2, R, width)`."""
