@@ -55,20 +55,25 @@ def test_every_way_computes_the_same(rows: int, outputs: int, inputs: int, bias:
         (8, (512, 256), "in place"),
         (8, (512, 512), "plain"),
         (8, (4096, 256), "in place"),
+        (8, (4096, 256), "in place, many to come"),
+        (3, (512, 256), "in place, many to come"),
+        (2, (512, 256), "in place, many to come"),
         (9, (4096, 256), "plain, tall"),
     ],
 )
 @torch.no_grad()
 def test_weights_are_packed_where_it_pays(rows: int, shape: tuple[int, int], way: str) -> None:
-    """One row never packs, nor do two over inputs that are not wide; others do after some calls."""
-    step, inputs = FewRowsLinear(torch.randn(shape), None), torch.randn(rows, shape[1])
-    never = rows == 1 or (rows == FEW_ROWS and way == "in place")
+    """One row never packs, nor do two over inputs that are not wide; others do after some calls, sooner if many come."""
+    expected_calls = CALLS_BEFORE_PACKING["in place"] - (way != "in place, many to come")
+    step = FewRowsLinear(torch.randn(shape), None, expected_calls=expected_calls)
+    inputs = torch.randn(rows, shape[1])
+    never = rows == 1 or (rows == FEW_ROWS and way.startswith("in place"))
     calls = MANY if never else CALLS_BEFORE_PACKING[way]
     for call in range(MANY):
         with patch.object(FewRowsLinear, "_in_place", autospec=True, side_effect=FewRowsLinear._in_place) as in_place:
             assert_equal_outputs(step, inputs)
         assert (step.packed is not None) == (call >= calls)
-        assert in_place.called == (way == "in place" and call < calls)
+        assert in_place.called == (way.startswith("in place") and call < calls)
 
 
 @torch.no_grad()

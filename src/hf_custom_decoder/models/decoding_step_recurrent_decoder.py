@@ -5,6 +5,7 @@ one new token a row, used inside `generate()`.
 Legend: B source rows, R decoder rows, S source length, H width of the states, V vocabulary.
 """
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from .few_rows_linear_custom_seq2seq import for_few_rows
 class CellStep:
     """One token through a recurrent layer: see [`RecurrentCell`]."""
 
-    def __init__(self, cell: RecurrentCell) -> None:
+    def __init__(self, cell: RecurrentCell, for_few_rows: Any) -> None:
         self.cell_type = cell.cell_type
         self.input_proj, self.recurrent_proj = for_few_rows(cell.input_proj), for_few_rows(cell.recurrent_proj)
 
@@ -50,7 +51,7 @@ class RecurrentDecodingStep:
     def __init__(
         self, decoder: Any, lm_head: nn.Linear, cache: Cache, num_rows: int, source_mask: torch.Tensor | None
     ) -> None:
-        self.decoder, self.config, self.head = decoder, decoder.config, for_few_rows(lm_head)
+        self.decoder, self.config = decoder, decoder.config
         own: Any = cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache
         self.cache_layers: Any = own.layers
         count = self.config.num_states
@@ -59,9 +60,6 @@ class RecurrentDecodingStep:
         if self.config.input_feeding:
             self.fed = self.cache_layers[-1].states[count]
         self.num_new_tokens = 0
-        self.cells = [CellStep(layer.cell) for layer in decoder.layers]
-        self.readout = [for_few_rows(linear) for linear in decoder.readout]
-        self.combine = None if decoder.attentional_layer is None else for_few_rows(decoder.attentional_layer)
         self.source: tuple[torch.Tensor, torch.Tensor, torch.Tensor | None] | None = None
         self.sharing: CustomSeq2SeqCache | None = None
         if decoder.attention is not None and isinstance(cache, CustomSeq2SeqCache):
@@ -73,6 +71,11 @@ class RecurrentDecodingStep:
             mask = cross_attention_mask(self.config, "eager", like, like, mask)
             self.source = (layer.keys, layer.values, None if mask is None else mask[:, :, :1])
             self.sharing = cache if cache.source_index is not None else None
+        expected_calls = 0 if self.source is None else self.source[0].shape[2]
+        linear = partial(for_few_rows, expected_calls=expected_calls)
+        self.head, self.readout = linear(lm_head), [linear(one) for one in decoder.readout]
+        self.cells = [CellStep(layer.cell, linear) for layer in decoder.layers]
+        self.combine = None if decoder.attentional_layer is None else linear(decoder.attentional_layer)
 
     def __call__(self, ids: torch.Tensor) -> torch.Tensor:
         """New ids `(R,)` to logits `(R, V)` of the next ones."""

@@ -6,6 +6,7 @@ Legend: B source rows, R decoder rows, P tokens before this one, S source length
 query heads of each, D width of a head, V vocabulary.
 """
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -156,9 +157,10 @@ class AttentionStep:
     Args:
         place (`int`): Of the layer in the buffers.
         window (`int`, *optional*): Tokens that are seen.
+        for_few_rows (`Callable`): Builds its linear layers.
     """
 
-    def __init__(self, module: Any, place: int, window: int | None) -> None:
+    def __init__(self, module: Any, place: int, window: int | None, for_few_rows: Any) -> None:
         self.module, self.place, self.window = module, place, window
         self.num_heads, self.head_dim, self.scale = module.num_heads, module.head_dim, module.scaling
         self.num_key_heads = module.num_heads // module.num_key_value_groups
@@ -210,7 +212,7 @@ def store_tokens(filled: torch.Tensor, head_dim: int, cache_layer: Any, num_toke
 class RecurrenceStep:
     """One step of a linear recurrence: see [`LinearRecurrence`]."""
 
-    def __init__(self, module: Any, cache_layer: Any) -> None:
+    def __init__(self, module: Any, cache_layer: Any, for_few_rows: Any) -> None:
         self.is_ssru = module.mixer_type == "ssru"
         self.project = for_few_rows(module.gate_proj, module.input_proj)
         self.state: torch.Tensor = cache_layer.states[0]
@@ -254,7 +256,7 @@ class TransformerDecodingStep:
         mask: torch.Tensor | None,
         source_mask: torch.Tensor | None,
     ) -> None:
-        self.decoder, self.head, config = decoder, for_few_rows(lm_head), decoder.config
+        self.decoder, config = decoder, decoder.config
         own = cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache
         self.cache_layers: Any = own.layers
         self.num_tokens, self.num_rows = int(cache.get_seq_length()), num_rows
@@ -263,6 +265,8 @@ class TransformerDecodingStep:
         self.source: Source | None = None
         if isinstance(cache, CustomSeq2SeqCache):
             self.source = Source(cache, source_mask, num_rows, self.groups, dtype)
+        self.expected_calls = self.num_tokens if self.source is None else self.source.keys[0].shape[2]
+        self.head = for_few_rows(lm_head, expected_calls=self.expected_calls)
         self.keep: torch.Tensor | None = None  # (R, P) of booleans, where a prefix holds padding
         if mask is not None and not bool((mask != 0).all()):
             self.keep = mask != 0
@@ -290,21 +294,22 @@ class TransformerDecodingStep:
 
     def _layer(self, layer: Any, cache_layer: Any, place: int | None) -> tuple[Any, ...]:
         config = self.decoder.config
+        linear = partial(for_few_rows, expected_calls=self.expected_calls)
         if place is None:
-            mixer: Any = RecurrenceStep(layer.recurrence, cache_layer)
+            mixer: Any = RecurrenceStep(layer.recurrence, cache_layer, linear)
         else:
             window = config.sliding_window if layer.mixer_type == "sliding_attention" else None
-            mixer = AttentionStep(layer.self_attn, place, window)
+            mixer = AttentionStep(layer.self_attn, place, window, linear)
         cross = None
         if self.source is not None:
-            cross = (for_few_rows(layer.encoder_attn.q_proj), for_few_rows(layer.encoder_attn.out_proj))
+            cross = (linear(layer.encoder_attn.q_proj), linear(layer.encoder_attn.out_proj))
         if layer.mlp.gate_proj is None:
-            inner = with_activation(layer.mlp.fc1, layer.mlp.activation_fn)
+            inner = with_activation(layer.mlp.fc1, layer.mlp.activation_fn, expected_calls=self.expected_calls)
         else:
-            inner = for_few_rows(layer.mlp.gate_proj, layer.mlp.fc1)
+            inner = linear(layer.mlp.gate_proj, layer.mlp.fc1)
         norms = [build_norm_step(layer.self_attn_layer_norm), build_norm_step(layer.final_layer_norm)]
         norms.append(build_norm_step(getattr(layer, "encoder_attn_layer_norm", None)))
-        return layer, mixer, cross, inner, for_few_rows(layer.mlp.fc2), norms
+        return layer, mixer, cross, inner, linear(layer.mlp.fc2), norms
 
     def _prepare(self, ids: torch.Tensor) -> torch.Tensor:
         """Embeddings `(R, E)` of the new tokens; sets the rotation and the bias of this step."""

@@ -29,10 +29,10 @@ BLOCK = 64
 TALL = 8
 """A matrix with so many times as many outputs as inputs is tall: a vocabulary projection."""
 
-CALLS_BEFORE_PACKING = {"plain": 5, "plain, tall": 3, "in place": 3}
+CALLS_BEFORE_PACKING = {"plain": 5, "plain, tall": 3, "in place": 20, "in place, many to come": 3}
 """
 Calls before a matrix is packed, by the way in which they were made. Packing costs as much as it saves in 3 to 5 calls
-of "plain" and 6 to 18 of "in place"; few outputs are so short that waiting for them would be worth it.
+of "plain" and in 6 to 20 of "in place".
 """
 
 MIN_WEIGHTS = {torch.float32: 2**17, torch.bfloat16: 2**16}
@@ -52,10 +52,14 @@ class FewRowsLinear:
         bias (`torch.Tensor` of shape `(O,)`, *optional*).
         activation (`Callable`, *optional*): Applied to the outputs; a packed product computes ReLU and the exact GELU
             with them.
+        expected_calls (`int`): How many are likely: outputs are mostly about as long as their source.
     """
 
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, activation: Any = None) -> None:
+    def __init__(
+        self, weight: torch.Tensor, bias: torch.Tensor | None, activation: Any = None, *, expected_calls: int = 0
+    ) -> None:
         self.weight, self.bias, self.activation = weight, bias, activation
+        self.are_many_to_come = expected_calls >= CALLS_BEFORE_PACKING["in place"]
         self.fused_activation = fused_name(activation)
         num_outputs, self.num_inputs = weight.shape
         self.is_tall = num_outputs >= TALL * self.num_inputs
@@ -68,7 +72,7 @@ class FewRowsLinear:
         self.rest: torch.Tensor | None = None  # the last few, (O % BLOCK, I)
         num_blocks = num_outputs // BLOCK
         is_float = weight.dtype == torch.float32 and weight.device.type == "cpu"
-        self.rows_as_they_are = 1 if is_float else 0  # for which packed weights are not read, in place or not
+        self.max_unpacked_rows = 1 if is_float else 0  # packed weights are for more rows
         if is_float and num_blocks >= MIN_BLOCKS and weight.is_contiguous():
             weight = weight.detach()
             self.blocks = weight[: num_blocks * BLOCK].view(num_blocks, BLOCK, self.num_inputs)
@@ -78,9 +82,9 @@ class FewRowsLinear:
         """`(R, I)` to `(R, O)`."""
         num_rows = inputs.shape[0]
         in_place = self.blocks is not None and num_rows * self.num_inputs <= FEW_NUMBERS
-        if num_rows > (FEW_ROWS if in_place else self.rows_as_they_are):
+        if num_rows > (FEW_ROWS if in_place else self.max_unpacked_rows):
             if self.num_calls is not None:
-                self._count(num_rows, "in place" if in_place else "plain, tall" if self.is_tall else "plain")
+                self._count(num_rows, in_place)
             if self.packed is not None:
                 name, algorithm = self.fused_activation or ("none", "")
                 packed: torch.Tensor = self.packed_linear(inputs, self.packed, self.bias, name, [], algorithm)
@@ -106,8 +110,12 @@ class FewRowsLinear:
             torch.mm(self.rest, columns, out=outputs[0, num_even:, None])
         return outputs if self.bias is None else outputs.add_(self.bias)
 
-    def _count(self, num_rows: int, way: str) -> None:
+    def _count(self, num_rows: int, in_place: bool) -> None:
         """Count a call, and pack when it is time."""
+        if in_place:
+            way = "in place, many to come" if self.are_many_to_come else "in place"
+        else:
+            way = "plain, tall" if self.is_tall else "plain"
         calls: Any = self.num_calls
         if calls < CALLS_BEFORE_PACKING[way]:
             self.num_calls = calls + 1
@@ -129,24 +137,24 @@ def fused_name(activation: Any) -> tuple[str, str] | None:
     return ("gelu", "none") if is_gelu else None
 
 
-def with_activation(module: Any, activation: Any) -> Any:
+def with_activation(module: Any, activation: Any, *, expected_calls: int = 0) -> Any:
     """A linear layer and what follows it, as one."""
     if isinstance(module, Int8Linear):
         linear = for_few_rows(module)
         return lambda inputs: activation(linear(inputs))
-    return FewRowsLinear(module.weight, module.bias, activation)
+    return FewRowsLinear(module.weight, module.bias, activation, expected_calls=expected_calls)
 
 
-def for_few_rows(*modules: Any) -> Any:
+def for_few_rows(*modules: Any, expected_calls: int = 0) -> Any:
     """One or several linear layers over the same inputs as one, their outputs side by side."""
     if all(isinstance(one, Int8Linear) for one in modules):
         return JoinedInt8Linear(*modules)
     if any(isinstance(one, Int8Linear) for one in modules):  # of several, some were too small
         return lambda inputs: torch.cat([one(inputs) for one in modules], dim=-1)
     if len(modules) == 1:
-        return FewRowsLinear(modules[0].weight, modules[0].bias)
+        return FewRowsLinear(modules[0].weight, modules[0].bias, expected_calls=expected_calls)
     weight = torch.cat([one.weight for one in modules])
     if all(one.bias is None for one in modules):
-        return FewRowsLinear(weight, None)
+        return FewRowsLinear(weight, None, expected_calls=expected_calls)
     biases: list[Any] = [one.weight.new_zeros(one.out_features) if one.bias is None else one.bias for one in modules]
-    return FewRowsLinear(weight, torch.cat(biases))
+    return FewRowsLinear(weight, torch.cat(biases), expected_calls=expected_calls)
