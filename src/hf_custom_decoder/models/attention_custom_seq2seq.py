@@ -16,6 +16,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .cache_custom_seq2seq import CustomSeq2SeqCache
 from .layers_custom_seq2seq import build_norm
+from .packed_attention_custom_seq2seq import PACKED, attend_packed
 from .packing_custom_seq2seq import PackedRows, cut_rows, is_tracing
 from .positions_custom_seq2seq import rotate
 from .tensor_parallel_custom_seq2seq import check_share, norm_of_some_heads
@@ -313,6 +314,25 @@ class MultiHeadAttention(nn.Module):
             outputs.append(output.flatten(2))
         return self.out_proj(query_rows.join(outputs))
 
+    def _packed(
+        self,
+        hidden_states: torch.Tensor,
+        key_value_states: Any,
+        rotary: tuple[torch.Tensor, torch.Tensor] | None,
+        query_rows: PackedRows,
+        key_rows: PackedRows,
+    ) -> torch.Tensor:
+        """Attention over packed tokens, without a cache: `(N, E)` to `(N, E)`."""
+        queries = self._by_head(self.q_proj(hidden_states), self.q_norm)
+        keys = self._by_head(self.k_proj(key_value_states), self.k_norm)
+        values = self._by_head(self.v_proj(key_value_states), None)
+        if rotary is not None:
+            queries, keys = rotate(queries, *rotary), rotate(keys, *rotary)
+        output = attend_packed(
+            queries, keys, values, query_rows, key_rows, scale=self.scaling, is_causal=self.is_causal
+        )
+        return self.out_proj(output.flatten(1))
+
     def forward(
         self,
         hidden_states: torch.Tensor,
@@ -331,12 +351,17 @@ class MultiHeadAttention(nn.Module):
             key_value_states (`torch.Tensor` of shape `(B, S, E)`, or packed with `key_rows`): The source, in
                 cross-attention.
             attention_mask: In the form that `implementation` takes.
-            rotary: Cosines and sines of shape `(B or 1, 1, T, D)`, in self-attention.
+            rotary: Cosines and sines of shape `(B or 1, 1, T, D)`, or `(N, 1, D)` for packed attention, in
+                self-attention.
             past_key_values (`Cache`, *optional*): Read and extended in place.
 
         Returns:
             The output in the shape of `hidden_states`, and the weights of shape `(B, H, T, S)` from the eager form.
         """
+        if query_rows is not None and implementation == PACKED:
+            source: Any = key_value_states if self.is_cross_attention else hidden_states
+            others: Any = key_rows if self.is_cross_attention else query_rows
+            return self._packed(hidden_states, source, rotary, query_rows, others), None
         if query_rows is not None and implementation == "sdpa":
             own_rows = key_rows if self.is_cross_attention else query_rows
             if own_rows is not None and query_rows.has_pieces_of(own_rows):

@@ -41,6 +41,7 @@ from .inputs_custom_seq2seq import (
 from .layers_custom_seq2seq import FeedForward, build_embedding, build_norm
 from .mixers_custom_seq2seq import LinearRecurrence
 from .modeling_transformer_stack import TransformerPreTrainedModel
+from .packed_attention_custom_seq2seq import PACKED, can_attend_packed, pack_angles
 from .packing_custom_seq2seq import PackedRows, is_tracing, packed_rows, source_rows
 from .tensor_parallel_custom_seq2seq import HEAD_RULE
 
@@ -178,7 +179,7 @@ class TransformerDecoderModel(TransformerDecoderPreTrainedModel):
         implementation: str,
     ) -> dict[str, torch.Tensor | None]:
         """One mask for each mixer type of the layers, for `like` of shape `(R, T, any)`."""
-        config = with_implementation(self.config, implementation)
+        config = with_implementation(self.config, "sdpa" if implementation == PACKED else implementation)
         is_alibi = self.config.position_type == "alibi"
         builders = {"full_attention": create_causal_mask, "sliding_attention": create_sliding_window_causal_mask}
         masks: dict[str, torch.Tensor | None] = {}
@@ -188,6 +189,9 @@ class TransformerDecoderModel(TransformerDecoderPreTrainedModel):
             if mixer_type in RECURRENT_MIXERS:
                 is_padding_mask = isinstance(mask, torch.Tensor) and mask.dim() == 2
                 masks[mixer_type] = mask[:, -like.shape[1] :] if is_padding_mask else None
+                continue
+            if implementation == PACKED:
+                masks[mixer_type] = None
                 continue
             built: Any = mask[mixer_type] if isinstance(mask, dict) else None
             if not isinstance(mask, dict) or (built is None and (is_alibi or implementation == "eager")):
@@ -257,6 +261,10 @@ class TransformerDecoderModel(TransformerDecoderPreTrainedModel):
             if cache.rows_per_source is not None:  # all rows of a source stand in one row of queries
                 mask_rows, num_queries = num_sources, length * cache.rows_per_source
             mask = None if mask is None else cache.source_rows(mask)
+        if implementation == PACKED:
+            rows = source_rows(encoder_attention_mask, encoder_hidden_states, decoder_rows, always=True)
+            assert rows is not None
+            return rows.pack(encoder_hidden_states), None, rows
         queries = encoder_hidden_states.new_empty((mask_rows, num_queries, 0))
         keys = encoder_hidden_states.new_empty((mask_rows, source_length, 0))
         implementation = cross_attention_implementation(implementation)
@@ -376,6 +384,15 @@ class TransformerDecoderModel(TransformerDecoderPreTrainedModel):
             position_ids = (torch.arange(length, device=given.device) + past_length)[None]
         hidden_states = self._embed(input_ids, inputs_embeds, position_ids, rows, num_positions)
         rotary = None if self.rotary_emb is None else self.rotary_emb(hidden_states, position_ids)
+        if implementation == "sdpa" and can_attend_packed(
+            config,
+            rows,
+            hidden_states,
+            encoder_attention_mask,
+            layer_types=config.resolved_mixer_types,
+            training=self.training,
+        ):
+            implementation, rotary = PACKED, pack_angles(rotary, rows)
         own_cache = past_key_values
         if isinstance(own_cache, EncoderDecoderCache):
             own_cache = own_cache.self_attention_cache

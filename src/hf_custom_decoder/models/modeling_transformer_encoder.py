@@ -29,6 +29,7 @@ from .inputs_custom_seq2seq import (
 )
 from .layers_custom_seq2seq import FeedForward, build_embedding, build_norm
 from .modeling_transformer_stack import TransformerPreTrainedModel
+from .packed_attention_custom_seq2seq import PACKED, can_attend_packed, pack_angles
 from .packing_custom_seq2seq import PackedRows, packed_rows
 
 
@@ -178,9 +179,12 @@ class TransformerEncoderModel(TransformerPreTrainedModel):
             else:
                 position_ids = torch.arange(length, device=given.device)[None]
         hidden_states = self._embed(input_ids, inputs_embeds, position_ids, rows, num_positions)
-        like = hidden_states.new_empty((batch_size, length, 0))
-        mask = self._attention_mask(attention_mask, like, implementation)
         rotary = None if self.rotary_emb is None else self.rotary_emb(hidden_states, position_ids)
+        if implementation == "sdpa" and can_attend_packed(self.config, rows, hidden_states, training=self.training):
+            implementation, mask, rotary = PACKED, None, pack_angles(rotary, rows)
+        else:
+            like = hidden_states.new_empty((batch_size, length, 0))
+            mask = self._attention_mask(attention_mask, like, implementation)
 
         all_hidden_states: list[torch.Tensor] = []
         all_weights: list[torch.Tensor] = []

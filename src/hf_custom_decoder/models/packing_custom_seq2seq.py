@@ -84,6 +84,21 @@ def _gather(values: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
 
 
 @dataclass(frozen=True)
+class RowStarts:
+    """
+    Where each row begins among packed tokens that lie as in the batch.
+
+    Attributes:
+        starts (`torch.IntTensor` of shape `(B + 1,)`): From 0 to N.
+        shortest, longest (`int`): Real tokens of a row.
+    """
+
+    starts: torch.Tensor
+    shortest: int
+    longest: int
+
+
+@dataclass(frozen=True)
 class Piece:
     """
     Rows of similar lengths, whose attention is computed together.
@@ -127,7 +142,8 @@ class PackedRows:
 
     def __init__(self, mask: torch.Tensor, cut: Sequence[torch.Tensor] = ()) -> None:
         self.batch_size, self.length = mask.shape
-        self.cut = cut
+        self.mask, self.cut = mask, cut
+        self._starts: RowStarts | None = None
         self.pieces: list[Piece] = []
         if not cut:
             self.indices = mask.reshape(-1).nonzero().squeeze(-1)  # (N,)
@@ -143,6 +159,16 @@ class PackedRows:
             self.pieces.append(Piece(rows, start, stop, len(places), places))
         self.indices = torch.cat(indices)
         self._masks: list[tuple[torch.Tensor, PackedRows, list[torch.Tensor]]] = []
+
+    @property
+    def starts(self) -> RowStarts:
+        """Of rows that are not cut into pieces; looks at the mask once."""
+        if self._starts is None:
+            lengths = (self.mask != 0).sum(dim=1)
+            starts = torch.nn.functional.pad(lengths.cumsum(0), (1, 0)).to(torch.int32)
+            shortest, longest = torch.stack(lengths.aminmax()).tolist()
+            self._starts = RowStarts(starts, int(shortest), int(longest))
+        return self._starts
 
     def pack(self, padded: torch.Tensor) -> torch.Tensor:
         """`(B, T, ...)` to `(N, ...)`; a first dimension of 1 is taken to stand for every row."""
@@ -227,7 +253,9 @@ def packed_rows(
     return PackedRows(mask, cut_by_length(mask, source_mask if is_mask else None))
 
 
-def source_rows(mask: torch.Tensor | None, states: torch.Tensor, decoder_rows: PackedRows | None) -> PackedRows | None:
+def source_rows(
+    mask: torch.Tensor | None, states: torch.Tensor, decoder_rows: PackedRows | None, *, always: bool = False
+) -> PackedRows | None:
     """
     The rows of a source, cut into the pieces of the decoder where that is cut.
 
@@ -235,8 +263,9 @@ def source_rows(mask: torch.Tensor | None, states: torch.Tensor, decoder_rows: P
         mask (`torch.Tensor` of shape `(batch_size, source_length)`, *optional*): 1 for real tokens, 0 for padding; one
             of four dimensions says nothing about padding.
         states (`torch.Tensor` of shape `(batch_size, source_length, width)`): For their shape.
+        always (`bool`): Of a source without padding too.
     """
-    if decoder_rows is None or not decoder_rows.cut:
+    if decoder_rows is None or not (decoder_rows.cut or always):
         return packed_rows(mask)
     whole = torch.ones(states.shape[:2], dtype=torch.bool, device=states.device)
     return PackedRows(whole if mask is None or mask.dim() != 2 else mask, decoder_rows.cut)
