@@ -26,6 +26,7 @@ from .peers_transformers import (
     build_marian,
     build_ours,
     build_t5,
+    build_t5gemma,
     count_parameters,
 )
 from .results import Figure, speed_figure
@@ -36,13 +37,15 @@ from .training_speed import TrainingPass
 OTHERS: dict[str, Callable[[Size, int], Any]] = {
     "Marian": build_marian,
     "T5 v1.1": build_t5,
+    "T5Gemma": build_t5gemma,
     "EncoderDecoderModel (BERT, BERT)": build_encoder_decoder,
 }
 """Models of transformers besides BART."""
 
 NOT_EQUAL = (
     "With models other than BART only data, width, depth, heads, dropout 0.1 and the number of tokens are equal; the "
-    "notes give their weights. x-transformers has no dropout on embeddings"
+    "notes give their weights. x-transformers has no dropout on embeddings; T5Gemma has eager attention, as "
+    "transformers knows no other for it"
 )
 
 NOT_MEASURED = [

@@ -14,6 +14,9 @@ from transformers import (
     PreTrainedModel,
     T5Config,
     T5ForConditionalGeneration,
+    T5GemmaConfig,
+    T5GemmaForConditionalGeneration,
+    T5GemmaModuleConfig,
 )
 
 from hf_custom_decoder import CustomSeq2SeqForConditionalGeneration
@@ -90,6 +93,40 @@ def build_t5(size: Size, seed: int) -> T5ForConditionalGeneration:
     )
     config.decoder_start_token_id = START
     model = T5ForConditionalGeneration(config)
+    free_generation(model)
+    return model
+
+
+def build_t5gemma(size: Size, seed: int) -> T5GemmaForConditionalGeneration:
+    """
+    transformers' T5Gemma: rotary positions, gated gelu (two thirds as wide, as for T5), norms before and after each
+    block; without windows and soft caps, which only cost time. Its attention is eager, transformers has no other.
+    """
+    torch.manual_seed(seed)
+    shared: dict[str, Any] = {
+        "vocab_size": size.vocab,
+        "hidden_size": size.width,
+        "intermediate_size": 2 * size.ffn // 3,
+        "num_hidden_layers": size.layers,
+        "num_attention_heads": size.heads,
+        "num_key_value_heads": size.heads,
+        "head_dim": size.width // size.heads,
+        "query_pre_attn_scalar": size.width // size.heads,
+        "layer_types": ["full_attention"] * size.layers,
+        "attn_logit_softcapping": None,
+        "final_logit_softcapping": None,
+        "max_position_embeddings": MAX_POSITIONS,
+        "pad_token_id": PAD,
+        "bos_token_id": START,
+        "eos_token_id": END,
+    }
+    config = T5GemmaConfig(
+        encoder=T5GemmaModuleConfig(**shared),
+        decoder=T5GemmaModuleConfig(**shared),
+        vocab_size=size.vocab,
+        dropout_rate=0.1,
+    )
+    model = T5GemmaForConditionalGeneration(config)
     free_generation(model)
     return model
 
