@@ -22,15 +22,18 @@ from .device_results import DeviceFigure, device_figures
 from .interleaved import Contestant, race
 from .lengths import sentence_lengths
 from .measurements import search_name
-from .peers_transformers import build_bart, build_ours
+from .peers_transformers import build_bart, build_ours, build_ours_with
 from .sizes import BASE, LARGE, TRIAL_TINY, Size
 from .training_speed import TrainingPass, check_equal_loss
 
 EQUAL = (
     "weights (ours are converted from BART's; losses in float32 without dropout checked to 1e-4), data, SDPA, dropout "
     "0.1, AdamW, batch size; training in float32 weights under bf16 autocast, decoding in bf16 weights with the same "
-    "number of generated tokens (no end token) and the same cache"
+    "number of generated tokens (no end token) and the same cache; with other decoders (ssru, mingru, lstm) only "
+    "width, depth, encoder, data and generated tokens"
 )
+
+LONG_TARGET_DECODERS = ("transformer", "ssru", "mingru", "lstm")
 
 COMPILED = (
     "torch.compile: BART's whole forward and backward pass in training, ours as it is; with static caches "
@@ -50,6 +53,8 @@ class DevicePlan:
         sentences (`int`): Sentence pairs of a training batch.
         batch_sizes (`tuple[int, ...]`): For decoding.
         new_tokens (`int`): Generated tokens of each row.
+        long_targets (`int`): The same where decoders of constant state are compared.
+        long_batch_sizes (`tuple[int, ...]`): For those.
         backend (`str`): Of torch.compile.
     """
 
@@ -59,12 +64,14 @@ class DevicePlan:
     sentences: int
     batch_sizes: tuple[int, ...]
     new_tokens: int
+    long_targets: int
+    long_batch_sizes: tuple[int, ...]
     backend: str
 
 
 PLANS = {
-    "cuda": DevicePlan("cuda", (BASE, LARGE), (BASE,), 128, (1, 4, 16, 64, 256), 64, "inductor"),
-    "cpu": DevicePlan("cpu", (TRIAL_TINY,), (TRIAL_TINY,), 4, (1, 2), 4, "eager"),
+    "cuda": DevicePlan("cuda", (BASE, LARGE), (BASE,), 128, (1, 4, 16, 64, 256), 64, 1024, (1, 64), "inductor"),
+    "cpu": DevicePlan("cpu", (TRIAL_TINY,), (TRIAL_TINY,), 4, (1, 2), 4, 8, (2,), "eager"),
 }
 
 
@@ -185,6 +192,25 @@ def afresh(measure: Callable[[], list[DeviceFigure]]) -> list[DeviceFigure]:
         torch._dynamo.reset()
 
 
+def measure_long_targets(
+    plan: DevicePlan, size: Size, decoder: str, *, batch_size: int, seed: int, rounds: int
+) -> list[DeviceFigure]:
+    """Greedy decoding of many tokens in bf16, one of our decoders beside BART, with dynamic caches."""
+    source = to_device([source_batch([32] * batch_size, size.vocab, seed)], plan.device)[0]
+    models: dict[str, Any] = {"BART, SDPA": build_bart(size, seed), "ours": build_ours_with(size, decoder, seed)}
+    runs: dict[str, Decoding] = {
+        name: Decoding(model.to(plan.device, torch.bfloat16), source, new_tokens=plan.long_targets)
+        for name, model in models.items()
+    }
+    memory = {name: peak_mib(run, run.model, plan.device) for name, run in runs.items()}
+    return device_figures(
+        f"{size.name}: greedy, batch {batch_size}, {plan.long_targets:,} new tokens, decoder {decoder}",
+        race(runs, rounds=rounds, clock=wall_clock(plan.device)),
+        {"BART, SDPA": "ours"},
+        memory=memory,
+    )
+
+
 def device_measurements(
     plan: DevicePlan, seed: int, rounds: int
 ) -> Iterator[tuple[str, Callable[[], list[DeviceFigure]]]]:
@@ -199,6 +225,10 @@ def device_measurements(
             for batch_size in plan.batch_sizes:
                 measure = partial(measure_device_decoding, plan, size, beams=beams, batch_size=batch_size, **shared)
                 yield f"{size.name}: decoding, {beams} beams, batch {batch_size}", partial(afresh, measure)
+        for decoder in LONG_TARGET_DECODERS:
+            for batch_size in plan.long_batch_sizes:
+                measure = partial(measure_long_targets, plan, size, decoder, batch_size=batch_size, **shared)
+                yield f"{size.name}: long targets, {decoder}, batch {batch_size}", measure
 
 
 def device_facts(plan: DevicePlan) -> str:

@@ -19,7 +19,11 @@ from transformers import (
     T5GemmaModuleConfig,
 )
 
-from hf_custom_decoder import CustomSeq2SeqForConditionalGeneration
+from hf_custom_decoder import (
+    CustomSeq2SeqConfig,
+    CustomSeq2SeqForConditionalGeneration,
+    RecurrentDecoderConfig,
+)
 from hf_custom_decoder.conversion import convert_bart
 
 from .sizes import END, MAX_POSITIONS, PAD, START, Size
@@ -160,6 +164,33 @@ def build_encoder_decoder(size: Size, seed: int) -> EncoderDecoderModel:
 def build_ours(bart: BartForConditionalGeneration) -> CustomSeq2SeqForConditionalGeneration:
     """Our model of BART's shape with the very weights of `bart`."""
     model = convert_bart(bart)
+    free_generation(model)
+    return model
+
+
+def build_ours_with(size: Size, decoder: str, seed: int) -> CustomSeq2SeqForConditionalGeneration:
+    """
+    Our model of BART's shape with another decoder: `"transformer"`, `"ssru"` or `"mingru"` in place of every
+    self-attention, or `"lstm"` (of as many layers, dot attention) in place of the whole Transformer.
+    """
+    torch.manual_seed(seed)
+    config = build_ours(build_bart(size, seed)).config
+    if decoder in ("ssru", "mingru"):
+        config.decoder.mixer_types = [decoder] * size.layers
+    elif decoder == "lstm":
+        config.decoder = RecurrentDecoderConfig(
+            vocab_size=size.vocab,
+            hidden_size=size.width,
+            num_hidden_layers=size.layers,
+            cell_type="lstm",
+            attention_type="dot",
+            dropout=0.1,
+            max_position_embeddings=MAX_POSITIONS,
+            pad_token_id=PAD,
+            bos_token_id=START,
+            eos_token_id=END,
+        )
+    model = CustomSeq2SeqForConditionalGeneration(CustomSeq2SeqConfig(**config.to_dict()))
     free_generation(model)
     return model
 

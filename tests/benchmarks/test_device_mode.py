@@ -15,7 +15,7 @@ from benchmarks.card_peaks import bf16_peak, forward_flops, training_flops
 from benchmarks.device_mode import PLANS, check_device, device_facts, device_measurements, peak_mib, wall_clock
 from benchmarks.device_results import DeviceFigure, device_figures, device_table
 from benchmarks.interleaved import Race
-from benchmarks.peers_transformers import build_bart
+from benchmarks.peers_transformers import build_bart, build_ours_with
 from benchmarks.sizes import TINY
 
 SMALL = replace(TINY, width=16, ffn=32, layers=2, heads=2, vocab=50)
@@ -135,6 +135,22 @@ def test_decoding_runs_on_a_cpu_with_both_caches(beams: int, compiled: list[str]
     assert compiled == (forwards if beams > 1 else [])  # `generate()` compiles a greedy step by itself
 
 
+@pytest.mark.parametrize("decoder", device_mode.LONG_TARGET_DECODERS)
+def test_long_targets_run_on_a_cpu(decoder: str) -> None:
+    figures = dict(device_measurements(PLAN, seed=0, rounds=5))[f"tiny: long targets, {decoder}, batch 2"]()
+    assert [figure.contestant for figure in figures] == ["BART, SDPA", "ours"]
+    assert figures[0].name == f"tiny: greedy, batch 2, 8 new tokens, decoder {decoder}"
+    assert [figure.ratio is not None for figure in figures] == [True, False]
+
+
+def test_decoders_are_those_that_are_named() -> None:
+    ours = {name: build_ours_with(SMALL, name, 0).model.decoder for name in device_mode.LONG_TARGET_DECODERS}
+    assert ours["transformer"].config.resolved_mixer_types == ["full_attention"] * 2
+    assert [ours[name].config.mixer_types for name in ("ssru", "mingru")] == [["ssru"] * 2, ["mingru"] * 2]
+    assert (ours["lstm"].config.cell_type, len(ours["lstm"].layers)) == ("lstm", 2)
+    assert all(one.get_input_embeddings().weight.shape == (50, 16) for one in ours.values())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["tiny: training, grouped False", "tiny: decoding, 4 beams, batch 2"])
 def test_what_is_compiled_compiles(name: str) -> None:
@@ -162,6 +178,7 @@ def test_a_cards_plan_has_both_sizes_and_batches_up_to_256() -> None:
     assert len(set(names)) == len(names)
     assert {"base: training, grouped False", "large: training, grouped True"} < set(names)
     assert {"base: decoding, 1 beams, batch 1", "base: decoding, 4 beams, batch 256"} < set(names)
+    assert {"base: long targets, ssru, batch 1", "base: long targets, lstm, batch 64"} < set(names)
     assert [(size.width, size.layers) for size in PLANS["cuda"].training_sizes] == [(512, 6), (1024, 12)]
 
 
