@@ -15,7 +15,7 @@ from transformers.cache_utils import Cache, EncoderDecoderCache
 
 from .cache_custom_seq2seq import CustomSeq2SeqCache, rows_of
 from .cache_recurrent_layer import RECURRENT_MIXERS
-from .few_rows_linear_custom_seq2seq import for_few_rows, with_activation
+from .few_rows_linear_custom_seq2seq import FewRowsLinear, for_few_rows, with_activation
 from .inputs_custom_seq2seq import check_length
 from .positions_custom_seq2seq import alibi_slopes, rotate
 
@@ -140,6 +140,68 @@ def attend(
     else:
         scores = torch.baddbmm(bias, queries, keys, alpha=scale)
     return torch.bmm(torch.softmax(scores, dim=-1), values)
+
+
+class CrossAttentionStep:
+    """Cross-attention of one layer: see [`MultiHeadAttention`]."""
+
+    def __init__(self, module: Any, layer_idx: int, source: Source, for_few_rows: Any) -> None:
+        self.module, self.layer_idx, self.source = module, layer_idx, source
+        self.project, self.out = for_few_rows(module.q_proj), for_few_rows(module.out_proj)
+        self.has_norm = not isinstance(module.q_norm, nn.Identity)
+
+    def __call__(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """`(R, E)` to `(R, E)`."""
+        queries = self.project(hidden_states)
+        if self.has_norm:
+            queries = self.module.q_norm(queries.unflatten(1, (-1, self.module.head_dim))).flatten(1)
+        return self.out(self.source.attend(self.layer_idx, queries, self.module.scaling))
+
+
+class FoldedCrossAttentionStep:
+    """
+    The same for a single source of fewer positions than a head is wide: `(x Wq) K^T` is `x (Wq K^T)` and `(P V) Wo` is
+    `P (V Wo)`, so two smaller matrices, made once, stand in for four.
+
+    Args:
+        bias (`torch.Tensor` of shape `(K, 1, S)`, *optional*): Added to the scores.
+    """
+
+    def __init__(
+        self, module: Any, keys: torch.Tensor, values: torch.Tensor, bias: torch.Tensor | None, expected_calls: int
+    ) -> None:
+        num_key_heads, head_dim, length = keys.shape  # (K, D, S); values (K, S, D)
+        self.shape = (module.num_heads, length)
+        query, out = module.q_proj, module.out_proj
+        by_head = query.weight.view(num_key_heads, -1, head_dim, query.in_features)  # (K, G, D, E)
+        scores = torch.matmul(keys.transpose(1, 2)[:, None], by_head) * module.scaling  # (K, G, S, E)
+        score_bias: torch.Tensor | None = None
+        if query.bias is not None:
+            score_bias = torch.matmul(query.bias.view(num_key_heads, -1, head_dim), keys) * module.scaling  # (K, G, S)
+        if bias is not None:
+            score_bias = bias.expand(-1, self.shape[0] // num_key_heads, -1) + (
+                0.0 if score_bias is None else score_bias
+            )
+        by_head = out.weight.t().reshape(num_key_heads, -1, head_dim, out.out_features)  # (K, G, D, E)
+        mixed = torch.matmul(values[:, None], by_head)  # (K, G, S, E)
+        flat_bias = None if score_bias is None else score_bias.flatten()
+        self.score = FewRowsLinear(scores.flatten(0, 2), flat_bias, expected_calls=expected_calls)
+        self.mix = FewRowsLinear(mixed.flatten(0, 2).t().contiguous(), out.bias, expected_calls=expected_calls)
+
+    def __call__(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """`(R, E)` to `(R, E)`."""
+        scores = self.score(hidden_states)
+        return self.mix(torch.softmax(scores.view(-1, *self.shape), dim=-1).view(scores.shape))
+
+
+def can_fold(module: Any, keys: torch.Tensor, dtype: torch.dtype) -> bool:
+    """
+    Whether [`FoldedCrossAttentionStep`] is right and reads less: keys `(B * K, D, S)` of one source, shorter than a
+    head is wide, weights in full precision, and no norm between the products.
+    """
+    num_sources = keys.shape[0] * module.num_key_value_groups // module.num_heads
+    is_plain = isinstance(module.q_norm, nn.Identity) and type(module.q_proj) is type(module.out_proj) is nn.Linear
+    return num_sources == 1 and keys.shape[2] < keys.shape[1] and is_plain and dtype in (torch.float32, torch.float64)
 
 
 def build_norm_step(norm: Any) -> Any:
@@ -288,21 +350,25 @@ class TransformerDecodingStep:
         if places:
             self.tokens = TokenBuffers([self.cache_layers[place] for place in places], self.num_tokens)
         self.layers = [
-            self._layer(layer, cache_layer, places.index(place) if place in places else None)
-            for place, (layer, cache_layer) in enumerate(zip(decoder.layers, self.cache_layers, strict=True))
+            self._layer(layer, layer_idx, places.index(layer_idx) if layer_idx in places else None)
+            for layer_idx, layer in enumerate(decoder.layers)
         ]
 
-    def _layer(self, layer: Any, cache_layer: Any, place: int | None) -> tuple[Any, ...]:
+    def _layer(self, layer: Any, layer_idx: int, place: int | None) -> tuple[Any, ...]:
         config = self.decoder.config
         linear = partial(for_few_rows, expected_calls=self.expected_calls)
         if place is None:
-            mixer: Any = RecurrenceStep(layer.recurrence, cache_layer, linear)
+            mixer: Any = RecurrenceStep(layer.recurrence, self.cache_layers[layer_idx], linear)
         else:
             window = config.sliding_window if layer.mixer_type == "sliding_attention" else None
             mixer = AttentionStep(layer.self_attn, place, window, linear)
-        cross = None
+        cross: Any = None
         if self.source is not None:
-            cross = (linear(layer.encoder_attn.q_proj), linear(layer.encoder_attn.out_proj))
+            attention, keys, values = layer.encoder_attn, self.source.keys[layer_idx], self.source.values[layer_idx]
+            if can_fold(attention, keys, self.dtype):
+                cross = FoldedCrossAttentionStep(attention, keys, values, self.source.bias, self.expected_calls)
+            else:
+                cross = CrossAttentionStep(attention, layer_idx, self.source, linear)
         if layer.mlp.gate_proj is None:
             inner = with_activation(layer.mlp.fc1, layer.mlp.activation_fn, expected_calls=self.expected_calls)
         else:
@@ -354,19 +420,14 @@ class TransformerDecodingStep:
         hidden_states = self._prepare(ids)
         if self.tokens is not None:
             self.tokens.append()
-        for layer_idx, (layer, mixer, cross, inner, outer, norms) in enumerate(self.layers):
+        for layer, mixer, cross, inner, outer, norms in self.layers:
             is_post, (mixer_norm, final_norm, cross_norm) = layer.is_post_norm, norms
             mixed = mixer(hidden_states if is_post else mixer_norm(hidden_states), self)
             hidden_states = hidden_states + mixed
             if is_post:
                 hidden_states = mixer_norm(hidden_states)
             if cross is not None:
-                attention, source = layer.encoder_attn, self.source
-                assert source is not None
-                queries = cross[0](hidden_states if is_post else cross_norm(hidden_states))
-                if not isinstance(attention.q_norm, nn.Identity):
-                    queries = attention.q_norm(queries.unflatten(1, (-1, attention.head_dim))).flatten(1)
-                hidden_states = hidden_states + cross[1](source.attend(layer_idx, queries, attention.scaling))
+                hidden_states = hidden_states + cross(hidden_states if is_post else cross_norm(hidden_states))
                 if is_post:
                     hidden_states = cross_norm(hidden_states)
             between = inner(hidden_states if is_post else final_norm(hidden_states))
