@@ -48,9 +48,13 @@ def test_the_best_place(kind: str, width: int, rows: int) -> None:
 @pytest.mark.parametrize("rows", [1, 3])
 def test_the_best_scores(kind: str, width: int, count: int, rows: int) -> None:
     scores = scores_of(kind, rows, width)
-    values, places = best_scores(scores, count)
+    values, places, numbers = best_scores(scores, count)
     expected_values, expected_places = torch.topk(scores, count)
     assert torch.equal(places, expected_places)
+    falls = bool((expected_values[:, :-1] > expected_values[:, 1:]).all())
+    assert (numbers is not None) == falls
+    if numbers is not None:
+        assert torch.equal(torch.tensor(numbers).nan_to_num(), expected_values.nan_to_num())
     assert torch.equal(values.nan_to_num(), expected_values.nan_to_num())
 
 

@@ -266,8 +266,11 @@ class _Beams:
         num_origins = max_length - self.length if config.return_dict_in_generate else 0  # nobody asks for them
         self.running_origins = torch.full((*shape, num_origins), -1, dtype=torch.int32)
         self.finished_origins = self.running_origins.clone()
-        self.first_rows = torch.arange(self.num_sources)[:, None] * num_beams  # (B, 1)
+        self.identity = torch.arange(input_ids.shape[0])
+        self.first_rows = self.identity[::num_beams, None]  # (B, 1)
         self.is_top = torch.arange(self.num_candidates) < num_beams  # (C,)
+        self.is_surely_open = True  # all of `may_improve`, and nobody has looked yet
+        self.newest_ids = self.running[:, :, self.length - 1].flatten()  # (R,)
         self.sources = torch.arange(self.num_sources)  # (B,) those still in the batch, by their first numbers
         self.left: list[tuple[torch.Tensor, ...]] = []  # sources that have left, and what they end with
 
@@ -283,7 +286,7 @@ class _Beams:
         all_scores: Any,
         do_sample: bool,
         may_be_impossible: bool,
-    ) -> tuple[torch.Tensor, bool]:
+    ) -> tuple[torch.Tensor | None, bool]:
         """
         One token more.
 
@@ -293,15 +296,20 @@ class _Beams:
                 finished hypotheses that are still empty then matter, and take part as in transformers.
 
         Returns:
-            The row that each of the R rows goes on from, and whether the search goes on.
+            The row that each of the R rows goes on from, None where each goes on from itself, and whether the search
+            goes on.
         """
         vocab_size, length = log_probs.shape[1], self.length
         totals = (log_probs.view(self.num_sources, self.num_beams, -1) + self.running_scores[:, :, None]).flatten(1)
         if do_sample:
             chosen = torch.multinomial(torch.softmax(totals, dim=-1), num_samples=self.num_candidates)
-            candidate_scores = totals.gather(1, chosen)
+            candidate_scores, numbers = totals.gather(1, chosen), None
         else:
-            candidate_scores, chosen = best_scores(totals, self.num_candidates)
+            candidate_scores, chosen, numbers = best_scores(totals, self.num_candidates)
+        if numbers is not None and not may_be_impossible:
+            places, ends = chosen.tolist(), stopping_criteria.end_ids(length + 1)
+            if ends is not None and not any(place % vocab_size in ends for row in places for place in row):
+                return self._go_on(candidate_scores, numbers, places, vocab_size)
         beams = torch.div(chosen, vocab_size, rounding_mode="floor")  # (B, C)
         candidates = _take(self.running, beams)
         candidates[:, :, length] = chosen - beams * vocab_size
@@ -324,8 +332,45 @@ class _Beams:
         self._look_ahead()
         is_open = not (self.early_stopping is True and bool(self.is_finished.all()))
         goes_on = is_open and bool(self.may_improve.any()) and not (has_hits and bool(hits.all()))
-        rows = self.first_rows[: self.num_sources] + beams.gather(1, going_on)
-        return rows.flatten(), goes_on
+        rows = (self.first_rows[: self.num_sources] + beams.gather(1, going_on)).flatten()
+        self.newest_ids = self.running[:, :, length].flatten()
+        return None if torch.equal(rows, self.identity[: rows.shape[0]]) else rows, goes_on
+
+    def _go_on(
+        self, scores: torch.Tensor, numbers: list[list[float]], places: list[list[int]], vocab_size: int
+    ) -> tuple[torch.Tensor | None, bool]:
+        """
+        The rest of a step in which no candidate ends: the best K, which come in order, go on.
+
+        Args:
+            scores (`torch.Tensor` of shape `(B, C)`): Each row falls; `numbers` are the same.
+            places (`list[list[int]]` of shape `(B, C)`): In K times the vocabulary.
+        """
+        count, length = self.num_beams, self.length
+        origins = [place // vocab_size + index * count for index, row in enumerate(places) for place in row[:count]]
+        self.newest_ids = torch.tensor([place % vocab_size for row in places for place in row[:count]])
+        rows = None
+        if origins != list(range(len(origins))):
+            rows = torch.tensor(origins)
+            self.running = self.running.flatten(0, 1).index_select(0, rows).view(self.running.shape)
+        self.running[:, :, length] = self.newest_ids.view(-1, count)
+        if self.running_origins.shape[2] > 0:
+            if rows is not None:
+                taken = self.running_origins.flatten(0, 1).index_select(0, rows)
+                self.running_origins = taken.view(self.running_origins.shape)
+            sources = self.sources.tolist()
+            named = [sources[index // count] * count + row % count for index, row in enumerate(origins)]
+            of_this = torch.tensor(named, dtype=torch.int32).view(-1, count)
+            self.running_origins[:, :, length - self.prefix_length] = of_this
+        self.running_scores = scores[:, :count]
+        self.length += 1
+        reach = (self.length - self.prefix_length) ** self.length_penalty
+        if self.is_surely_open and self.early_stopping != "never" and not self.has_finished:
+            if all(row[0] / reach > 0.99 * NEVER for row in numbers):  # whatever is rounded
+                return rows, True
+        self._look_ahead()
+        is_open = not (self.early_stopping is True and bool(self.is_finished.all()))
+        return rows, is_open and bool(self.may_improve.any())
 
     def _collect(
         self, candidates: torch.Tensor, scores: torch.Tensor, origins: torch.Tensor, ends_now: torch.Tensor
@@ -348,6 +393,7 @@ class _Beams:
 
     def _look_ahead(self) -> None:
         """Note the source rows whose best running hypothesis can no longer beat their worst finished one."""
+        self.is_surely_open = False
         is_long = self.early_stopping == "never" and self.length_penalty > 0.0
         reach = (self.max_length if is_long else self.length) - self.prefix_length
         best = self.running_scores[:, :1] / (reach**self.length_penalty)
@@ -376,6 +422,7 @@ class _Beams:
         for name in ("running_origins", "finished_origins", "finished_lengths", "sources"):
             setattr(self, name, getattr(self, name).index_select(0, stay))
         self.num_sources = stay.shape[0]
+        self.newest_ids = self.running[:, :, self.length - 1].flatten()
         return stay
 
     @property
@@ -411,13 +458,12 @@ def beam_search(
     raw_logits: tuple[torch.Tensor, ...] = ()
     beams = _Beams(input_ids, config)
     steps = _Steps(model, input_ids, config, model_kwargs)
-    identity = torch.arange(input_ids.shape[0])
     stopping_rules, score_rules = StoppingRules(stopping_criteria), ScoreRules(logits_processor)
     asks_for_all = config.do_sample or config.return_dict_in_generate
     may_leave = stopping_rules.are_known and score_rules.are_by_row and not asks_for_all
     may_leave = may_leave and getattr(steps.cache, "rows_may_leave", False)
     while True:
-        logits = steps.logits(beams.running[:, :, beams.length - 1].flatten())
+        logits = steps.logits(beams.newest_ids)
         log_probs = nn.functional.log_softmax(logits, dim=-1)
         if score_rules.rules:
             log_probs = score_rules(beams.input_ids, log_probs)
@@ -428,7 +474,7 @@ def beam_search(
         rows, goes_on = beams.advance(
             log_probs, stopping_rules, scores, bool(config.do_sample), not score_rules.are_by_row
         )
-        if not torch.equal(rows, identity):
+        if rows is not None:
             steps.reorder(rows, beams.num_beams)
         if not goes_on:
             break
@@ -436,7 +482,6 @@ def beam_search(
             stay = beams.let_finished_leave()
             if stay is not None:
                 steps.step.keep_sources(stay, beams.num_beams)
-                identity = identity[: stay.shape[0] * beams.num_beams]
     sequences, sequences_scores, origins = beams.results(int(config.num_return_sequences or 1))
     if not config.return_dict_in_generate:
         if not beams.left:

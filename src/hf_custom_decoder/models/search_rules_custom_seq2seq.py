@@ -25,6 +25,7 @@ class StoppingRules:
         self.criteria = criteria
         self.lengths = [one for one in criteria if type(one) is MaxLengthCriteria]
         self.ends = [one.eos_token_id for one in criteria if type(one) is EosTokenCriteria]
+        self.all_ends = frozenset(number for one in self.ends for number in one.flatten().tolist())
         self.are_known = len(self.lengths) + len(self.ends) == len(criteria)
         self.max_length = min((one.max_length for one in self.lengths), default=None)
         self.warning_length = min((one.max_position_embeddings or 2**62 for one in self.lengths), default=2**62)
@@ -43,6 +44,14 @@ class StoppingRules:
             hits = newest == ends if ends.numel() == 1 else torch.isin(newest, ends)
             is_end = hits if is_end is None else is_end | hits
         return torch.zeros(input_ids.shape[0], dtype=torch.bool) if is_end is None else is_end
+
+    def end_ids(self, length: int) -> frozenset[int] | None:
+        """
+        The ids that end a row of that many tokens if they come last; None where that is not all there is to see:
+        other criteria, a length at which transformers warns, or every row ends.
+        """
+        is_long = self.max_length is not None and length >= self.max_length
+        return None if not self.are_known or length > self.warning_length or is_long else self.all_ends
 
 
 class ScoreRules:
@@ -76,7 +85,8 @@ class ScoreRules:
         return scores
 
 
-BLOCK = 128
+BLOCK_BITS = 7
+BLOCK = 2**BLOCK_BITS
 """Scores whose greatest is found first."""
 
 MANY_SCORES = 24_000
@@ -95,23 +105,41 @@ def best_place(scores: torch.Tensor) -> torch.Tensor:
     return torch.where(found < BLOCK, first * BLOCK + found, found + (num_blocks - 1) * BLOCK)
 
 
-def best_scores(scores: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+def best_scores(scores: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor, list[list[float]] | None]:
     """
-    `torch.topk(scores, count)` of `(R, N)`: values and places, both `(R, C)`. Equal ones among the best are left to
-    torch, whose order of them is its own.
+    `torch.topk(scores, count)` of `(R, N)`: values and places, both `(R, C)`, and the values once more as numbers, or
+    None where two of a row are equal. Equal ones are left to torch, whose order of them is its own.
     """
     num_blocks = scores.shape[1] // BLOCK
     if scores.numel() < MANY_SCORES or num_blocks < 2 * (count + 1):
-        return torch.topk(scores, count)
-    blocks = scores[:, : num_blocks * BLOCK].unflatten(1, (num_blocks, BLOCK))
+        return _best_of_few(scores, count)
+    num_even = num_blocks * BLOCK
+    blocks = scores[:, :num_even].unflatten(1, (num_blocks, BLOCK))
     chosen = torch.topk(blocks.amax(dim=2), count + 1)[1]  # (R, C + 1), one more to see whether it equals the last
     candidates = blocks.gather(1, chosen[:, :, None].expand(-1, -1, BLOCK)).flatten(1)
-    candidates = torch.cat([candidates, scores[:, num_blocks * BLOCK :]], dim=1)
+    has_rest = num_even < scores.shape[1]
+    if has_rest:
+        candidates = torch.cat([candidates, scores[:, num_even:]], dim=1)
     values, found = torch.topk(candidates, count + 1)
-    if not bool((values[:, :-1] > values[:, 1:]).all()):
-        return torch.topk(scores, count)
+    numbers = values.tolist()
+    if not _all_fall(numbers):
+        return _best_of_few(scores, count)
     found = found[:, :count]
-    block, inside = torch.div(found, BLOCK, rounding_mode="floor"), found % BLOCK
-    is_in_block = block <= count
-    places = chosen.gather(1, block.clamp(max=count)) * BLOCK + inside
-    return values[:, :count], torch.where(is_in_block, places, found + (num_blocks - count - 1) * BLOCK)
+    block, inside = found >> BLOCK_BITS, found & (BLOCK - 1)
+    if not has_rest:
+        return values[:, :count], (chosen.gather(1, block) << BLOCK_BITS) + inside, [row[:count] for row in numbers]
+    places = (chosen.gather(1, block.clamp(max=count)) << BLOCK_BITS) + inside
+    places = torch.where(block <= count, places, found + (num_blocks - count - 1) * BLOCK)
+    return values[:, :count], places, [row[:count] for row in numbers]
+
+
+def _best_of_few(scores: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor, list[list[float]] | None]:
+    """[`best_scores`] in one call of torch."""
+    values, places = torch.topk(scores, count)
+    numbers = values.tolist()
+    return values, places, numbers if _all_fall(numbers) else None
+
+
+def _all_fall(rows: list[list[float]]) -> bool:
+    """Whether every number is below the one before it."""
+    return all(one > other for row in rows for one, other in zip(row, row[1:], strict=False))
