@@ -41,6 +41,12 @@ class TokenBuffers:
         self.length = num_tokens
         shape = (len(cache_layers), num_tokens + BLOCK, 2, rows, heads * head_dim)
         self.buffer = cache_layers[0].keys.new_empty(shape)
+        self.head_dim = head_dim
+        self.rooms: tuple[
+            torch.Tensor, ...
+        ] = ()  # of each layer: for keys and values of the newest token, (2, R, width)
+        self.keys: tuple[torch.Tensor, ...] = ()  # (R * K, D, P)
+        self.values: tuple[torch.Tensor, ...] = ()  # (R * K, P, D)
         for room, layer in zip(self.buffer, cache_layers, strict=True):
             # A sliding cache layer has let go of older tokens, which no later token sees: zeros stand in for them.
             missing = num_tokens - layer.keys.shape[2]
@@ -56,6 +62,13 @@ class TokenBuffers:
             grown[:, :capacity] = self.buffer
             self.buffer = grown
         self.length += 1
+        filled = self.buffer[:, : self.length]
+        self.rooms = filled[:, -1].unbind(0)
+        filled = filled.view(*filled.shape[:3], -1, self.head_dim)  # (layers, P, 2, R * K, D)
+        self.keys, self.values = (
+            filled[:, :, 0].permute(0, 2, 3, 1).unbind(0),
+            filled[:, :, 1].transpose(1, 2).unbind(0),
+        )
 
     def select(self, rows: torch.Tensor, start: int = 0) -> None:
         """Row i goes on from row `rows[i]`, which held the same before token `start`; R may become smaller."""
@@ -236,8 +249,7 @@ class AttentionStep:
         projected, num_rows = self.project(hidden_states), hidden_states.shape[0]
         queries, new = projected[:, : self.inner], projected[:, self.inner :].view(num_rows, 2, -1)
         assert step.tokens is not None
-        tokens, bias = step.tokens.filled(self.place), step.bias
-        room = tokens[-1]  # (2, R, K * D)
+        room, bias = step.tokens.rooms[self.place], step.bias  # (2, R, K * D)
         if self.has_norm or step.rotary is not None:
             keys = new[:, 0].reshape(num_rows, -1, 1, self.head_dim)
             queries = queries.reshape(num_rows, -1, 1, self.head_dim)
@@ -248,17 +260,12 @@ class AttentionStep:
             room[0], room[1] = keys.reshape(num_rows, -1), new[:, 1]
         else:
             room.copy_(new.transpose(0, 1))
+        keys, values = step.tokens.keys[self.place], step.tokens.values[self.place]
         if self.window is not None:
-            tokens = tokens[-self.window :]
+            keys, values = keys[..., -self.window :], values[:, -self.window :]
             bias = None if bias is None else bias[..., -self.window :]
-        tokens = tokens.view(tokens.shape[0], 2, -1, self.head_dim)  # (P + 1, 2, R * K, D)
-        output = attend(
-            queries.reshape(num_rows * self.num_key_heads, -1, self.head_dim),
-            tokens[:, 0].permute(1, 2, 0),
-            tokens[:, 1].transpose(0, 1),
-            bias,
-            self.scale,
-        )
+        queries = queries.reshape(num_rows * self.num_key_heads, -1, self.head_dim)
+        output = attend(queries, keys, values, bias, self.scale)
         return self.out(output.view(num_rows, -1))
 
 

@@ -291,8 +291,8 @@ class _Beams:
         One token more.
 
         Args:
-            log_probs (`torch.Tensor` of shape `(R, V)`): Processed.
-            may_be_impossible (`bool`): Whether a processor may have left fewer than C possible tokens. Places of
+            log_probs (`torch.Tensor` of shape `(R, V)`): Processed; written into unless a processor of others made it.
+            may_be_impossible (`bool`): Whether such a processor may have left fewer than C possible tokens. Places of
                 finished hypotheses that are still empty then matter, and take part as in transformers.
 
         Returns:
@@ -300,16 +300,19 @@ class _Beams:
             goes on.
         """
         vocab_size, length = log_probs.shape[1], self.length
-        totals = (log_probs.view(self.num_sources, self.num_beams, -1) + self.running_scores[:, :, None]).flatten(1)
+        by_source = log_probs.view(self.num_sources, self.num_beams, -1)
+        scores = self.running_scores[:, :, None]
+        totals = (by_source + scores if may_be_impossible else by_source.add_(scores)).flatten(1)
         if do_sample:
             chosen = torch.multinomial(torch.softmax(totals, dim=-1), num_samples=self.num_candidates)
-            candidate_scores, numbers = totals.gather(1, chosen), None
+            candidate_scores = totals.gather(1, chosen)
         else:
-            candidate_scores, chosen, numbers = best_scores(totals, self.num_candidates)
-        if numbers is not None and not may_be_impossible:
-            places, ends = chosen.tolist(), stopping_criteria.end_ids(length + 1)
-            if ends is not None and not any(place % vocab_size in ends for row in places for place in row):
-                return self._go_on(candidate_scores, numbers, places, vocab_size)
+            candidate_scores, places, numbers = best_scores(totals, self.num_candidates)
+            ends = None if may_be_impossible else stopping_criteria.end_ids(length + 1)
+            if numbers is not None and ends is not None:
+                if not any(place % vocab_size in ends for row in places for place in row):
+                    return self._go_on(candidate_scores, numbers, places, vocab_size)
+            chosen = torch.tensor(places)
         beams = torch.div(chosen, vocab_size, rounding_mode="floor")  # (B, C)
         candidates = _take(self.running, beams)
         candidates[:, :, length] = chosen - beams * vocab_size

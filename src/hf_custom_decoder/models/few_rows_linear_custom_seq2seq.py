@@ -58,7 +58,7 @@ class FewRowsLinear:
     def __init__(
         self, weight: torch.Tensor, bias: torch.Tensor | None, activation: Any = None, *, expected_calls: int = 0
     ) -> None:
-        self.weight, self.bias, self.activation = weight, bias, activation
+        self.weight, self.bias, self.activation = weight.detach(), bias, activation
         self.are_many_to_come = expected_calls >= CALLS_BEFORE_PACKING["in place"]
         self.fused_activation = fused_name(activation)
         num_outputs, self.num_inputs = weight.shape
@@ -74,7 +74,7 @@ class FewRowsLinear:
         is_float = weight.dtype == torch.float32 and weight.device.type == "cpu"
         self.max_unpacked_rows = 1 if is_float else 0  # packed weights are for more rows
         if is_float and num_blocks >= MIN_BLOCKS and weight.is_contiguous():
-            weight = weight.detach()
+            weight = self.weight
             self.blocks = weight[: num_blocks * BLOCK].view(num_blocks, BLOCK, self.num_inputs)
             self.rest = weight[num_blocks * BLOCK :] if num_outputs % BLOCK else None
 
@@ -100,7 +100,7 @@ class FewRowsLinear:
         blocks: Any = self.blocks
         columns = inputs.t()
         if num_rows > 1:
-            outputs = torch.mm(self.weight.detach(), columns).t().contiguous()
+            outputs = torch.mm(self.weight, columns).t().contiguous()
         elif self.rest is None:
             outputs = torch.bmm(blocks, columns.expand(blocks.shape[0], -1, -1)).view(1, -1)
         else:
@@ -123,7 +123,7 @@ class FewRowsLinear:
         self.num_calls = None
         if torch.backends.mkldnn.is_available():
             try:
-                self.packed = torch.ops.mkldnn._reorder_linear_weight(self.weight.detach(), num_rows)
+                self.packed = torch.ops.mkldnn._reorder_linear_weight(self.weight, num_rows)
                 self.packed_linear = torch.ops.mkldnn._linear_pointwise.default
             except (AttributeError, RuntimeError):  # another build of torch
                 self.packed = None

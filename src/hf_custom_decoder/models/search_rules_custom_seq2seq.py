@@ -85,8 +85,7 @@ class ScoreRules:
         return scores
 
 
-BLOCK_BITS = 7
-BLOCK = 2**BLOCK_BITS
+BLOCK = 128
 """Scores whose greatest is found first."""
 
 MANY_SCORES = 24_000
@@ -105,10 +104,10 @@ def best_place(scores: torch.Tensor) -> torch.Tensor:
     return torch.where(found < BLOCK, first * BLOCK + found, found + (num_blocks - 1) * BLOCK)
 
 
-def best_scores(scores: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor, list[list[float]] | None]:
+def best_scores(scores: torch.Tensor, count: int) -> tuple[torch.Tensor, list[list[int]], list[list[float]] | None]:
     """
-    `torch.topk(scores, count)` of `(R, N)`: values and places, both `(R, C)`, and the values once more as numbers, or
-    None where two of a row are equal. Equal ones are left to torch, whose order of them is its own.
+    `torch.topk(scores, count)` of `(R, N)`: values `(R, C)`, places, and the values once more as numbers, or None
+    where two of a row are equal. Equal ones are left to torch, whose order of them is its own.
     """
     num_blocks = scores.shape[1] // BLOCK
     if scores.numel() < MANY_SCORES or num_blocks < 2 * (count + 1):
@@ -117,27 +116,25 @@ def best_scores(scores: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.T
     blocks = scores[:, :num_even].unflatten(1, (num_blocks, BLOCK))
     chosen = torch.topk(blocks.amax(dim=2), count + 1)[1]  # (R, C + 1), one more to see whether it equals the last
     candidates = blocks.gather(1, chosen[:, :, None].expand(-1, -1, BLOCK)).flatten(1)
-    has_rest = num_even < scores.shape[1]
-    if has_rest:
+    if num_even < scores.shape[1]:
         candidates = torch.cat([candidates, scores[:, num_even:]], dim=1)
     values, found = torch.topk(candidates, count + 1)
     numbers = values.tolist()
     if not _all_fall(numbers):
         return _best_of_few(scores, count)
-    found = found[:, :count]
-    block, inside = found >> BLOCK_BITS, found & (BLOCK - 1)
-    if not has_rest:
-        return values[:, :count], (chosen.gather(1, block) << BLOCK_BITS) + inside, [row[:count] for row in numbers]
-    places = (chosen.gather(1, block.clamp(max=count)) << BLOCK_BITS) + inside
-    places = torch.where(block <= count, places, found + (num_blocks - count - 1) * BLOCK)
+    after = (num_blocks - count - 1) * BLOCK  # the last few scores stand behind the chosen blocks
+    places = [
+        [own[place // BLOCK] * BLOCK + place % BLOCK if place // BLOCK <= count else place + after for place in row]
+        for own, row in zip(chosen.tolist(), found[:, :count].tolist(), strict=True)
+    ]
     return values[:, :count], places, [row[:count] for row in numbers]
 
 
-def _best_of_few(scores: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor, list[list[float]] | None]:
+def _best_of_few(scores: torch.Tensor, count: int) -> tuple[torch.Tensor, list[list[int]], list[list[float]] | None]:
     """[`best_scores`] in one call of torch."""
     values, places = torch.topk(scores, count)
     numbers = values.tolist()
-    return values, places, numbers if _all_fall(numbers) else None
+    return values, places.tolist(), numbers if _all_fall(numbers) else None
 
 
 def _all_fall(rows: list[list[float]]) -> bool:
