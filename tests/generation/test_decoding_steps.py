@@ -21,7 +21,8 @@ from hf_custom_decoder import (
     RecurrentDecoderForCausalLM,
 )
 from hf_custom_decoder.models import generation_custom_seq2seq
-from hf_custom_decoder.models.fast_generation_custom_seq2seq import can_step
+from hf_custom_decoder.models.decoding_step_transformer_decoder import FoldedCrossAttentionStep
+from hf_custom_decoder.models.fast_generation_custom_seq2seq import _Beams, can_step
 from hf_custom_decoder.models.few_rows_linear_custom_seq2seq import CALLS_BEFORE_PACKING, FewRowsLinear
 from tests.combinations import COVERING_PAIRS, RECURRENT_SIZES, build_pair
 from tests.factories import DECODER_VARIANTS, VOCAB_SIZE, spread_weights, tiny_batch, tiny_causal, tiny_seq2seq
@@ -331,6 +332,49 @@ def test_weights_are_not_packed_for_short_sources(model_type: str, length: int, 
         found, expected = both(model, input_ids=source, num_beams=4, max_length=12, eos_token_id=None)
     assert ("packed" in ways) == is_packed
     assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("early_stopping", [False, True, "never"])
+@pytest.mark.parametrize("num_sources", [1, 3])
+def test_steps_in_which_no_candidate_ends(num_sources: int, early_stopping: Any) -> None:
+    """Before and after hypotheses have finished; every score of every step is compared, so the search ends alike."""
+    model = large_seq2seq().double()
+    source = torch.randint(3, VOCAB_SIZE, (num_sources, 9), generator=torch.Generator().manual_seed(1))
+    options = {"input_ids": source, "num_beams": 4, "max_new_tokens": 24, "early_stopping": early_stopping}
+    end = int(model.generate(**options, eos_token_id=None)[0, 9])
+    after: list[bool] = []
+    go_on = _Beams._go_on
+
+    def watch(beams: _Beams, *given: Any) -> Any:
+        after.append(beams.has_finished)
+        return go_on(beams, *given)
+
+    with patch.object(_Beams, "_go_on", watch):
+        found, expected = both(model, **options, eos_token_id=end, **EVERYTHING)
+    assert_same(found, expected)
+    assert False in after
+    assert True in after or (num_sources == 1 and early_stopping != "never")  # those end with their first
+
+
+@pytest.mark.parametrize("beams", [1, 4])
+@pytest.mark.parametrize("length", [5, 8])
+@pytest.mark.parametrize("variant", ["default", "rotary_gqa_qk_norm", "head_dim", "rmsnorm_gated", "no bias"])
+def test_a_short_source_is_folded_into_the_weights(variant: str, length: int, beams: int) -> None:
+    """Only where it is shorter than a head is wide (8 here, 6 in one variant), and no norm stands between."""
+    fields = {"attention_bias": False} if variant == "no bias" else {}
+    model = tiny_seq2seq("default" if variant == "no bias" else variant, decoder=fields).double()
+    ids = torch.randint(3, VOCAB_SIZE, (1, length), generator=torch.Generator().manual_seed(1))
+    mask = torch.ones_like(ids)
+    mask[:, [0, 2]] = 0
+    for given in (None, mask):
+        with patch.object(FoldedCrossAttentionStep, "__call__", autospec=True) as folded:
+            folded.side_effect = FOLDED
+            found, expected = both(model, input_ids=ids, attention_mask=given, num_beams=beams, **EVERYTHING)
+        assert_same(found, expected)
+        assert folded.called == (length == 5 and variant != "rotary_gqa_qk_norm")
+
+
+FOLDED = FoldedCrossAttentionStep.__call__
 
 
 def large_seq2seq(model_type: str = "custom_transformer_decoder", *, intermediate_size: int = 1024) -> Any:
