@@ -356,6 +356,27 @@ def test_steps_in_which_no_candidate_ends(num_sources: int, early_stopping: Any)
     assert True in after or (num_sources == 1 and early_stopping != "never")  # those end with their first
 
 
+def test_a_search_ends_in_a_step_in_which_no_candidate_ends() -> None:
+    """All hypotheses had finished; the running ones have only now become too bad to take their places."""
+    model = large_seq2seq().double()
+    source = torch.randint(3, VOCAB_SIZE, (1, 9), generator=torch.Generator().manual_seed(4))
+    options = {"input_ids": source, "num_beams": 3, "max_new_tokens": 24, "early_stopping": False}
+    ends = model.generate(**options, eos_token_id=None, num_return_sequences=3)[:, 6:8].unique().tolist()
+    goes_on: list[bool] = []
+    go_on = _Beams._go_on
+
+    def watch(beams: _Beams, *given: Any) -> Any:
+        result = go_on(beams, *given)
+        goes_on.append(result[1])
+        return result
+
+    with patch.object(_Beams, "_go_on", watch):
+        found, expected = both(model, **options, eos_token_id=ends, **EVERYTHING)
+    assert_same(found, expected)
+    assert goes_on[-1] is False
+    assert all(goes_on[:-1])
+
+
 @pytest.mark.parametrize("beams", [1, 4])
 @pytest.mark.parametrize("length", [5, 8])
 @pytest.mark.parametrize("variant", ["default", "rotary_gqa_qk_norm", "head_dim", "rmsnorm_gated", "no bias"])
