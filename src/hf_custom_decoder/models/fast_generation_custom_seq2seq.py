@@ -368,7 +368,7 @@ class _Beams:
         self.running_scores = scores[:, :count]
         self.length += 1
         reach = (self.length - self.prefix_length) ** self.length_penalty
-        if self.is_surely_open and self.early_stopping != "never" and not self.has_finished:
+        if self.is_surely_open and self.early_stopping != "never" and not self.has_finished and reach > 0.0:
             if all(row[0] / reach > 0.99 * NEVER for row in numbers):  # whatever is rounded
                 return rows, True
         self._look_ahead()

@@ -35,8 +35,12 @@ Calls before a matrix is packed, by the way in which they were made. Packing cos
 of "plain" and in 6 to 20 of "in place".
 """
 
-MIN_WEIGHTS = {torch.float32: 2**17, torch.bfloat16: 2**16}
+MIN_WEIGHTS = {torch.float32: 2**16, torch.bfloat16: 2**16}
 """Smaller matrices are not packed, nor are those of other types."""
+
+MIN_WEIGHTS_OF_FEW_ROWS = 2**17
+MANY_ROWS = 12
+"""In float32, fewer rows pack only so many weights."""
 
 MIN_BLOCKS = 2
 """A batch of one product is computed as an ordinary one."""
@@ -66,6 +70,7 @@ class FewRowsLinear:
         is_packable = weight.device.type == "cpu" and weight.numel() >= MIN_WEIGHTS.get(weight.dtype, float("inf"))
         self.num_calls: int | None = 0 if is_packable else None
         """Calls that count towards packing; None where nothing is packed any more."""
+        self.is_large = weight.dtype != torch.float32 or weight.numel() >= MIN_WEIGHTS_OF_FEW_ROWS
         self.packed: torch.Tensor | None = None
         self.packed_linear: Any = None
         self.blocks: torch.Tensor | None = None  # (O / BLOCK, BLOCK, I), without the last few outputs
@@ -83,7 +88,7 @@ class FewRowsLinear:
         num_rows = inputs.shape[0]
         in_place = self.blocks is not None and num_rows * self.num_inputs <= FEW_NUMBERS
         if num_rows > (FEW_ROWS if in_place else self.max_unpacked_rows):
-            if self.num_calls is not None:
+            if self.num_calls is not None and (self.is_large or (num_rows >= MANY_ROWS and not in_place)):
                 self._count(num_rows, in_place)
             if self.packed is not None:
                 name, algorithm = self.fused_activation or ("none", "")
