@@ -1,5 +1,7 @@
 """Checkpoints of the Trainer moved there and back in one process; tests/ecosystem/test_fsdp_trainer.py goes on from them."""
 
+import copyreg
+import io
 import json
 import pickle
 import shutil
@@ -10,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch.distributed.checkpoint import FileSystemReader, FileSystemWriter, save
+from torch.distributed.checkpoint.metadata import _MEM_FORMAT_ENCODING, Metadata
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
@@ -280,6 +283,25 @@ def test_no_pickle_of_shards_is_run(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="Do not use it"):
         read_sharded(tmp_path / "metadata")
     assert not sign.exists()
+
+
+@pytest.mark.parametrize(
+    ("named", "is_read"), [((_MEM_FORMAT_ENCODING, "TORCH_CONTIGUOUS_FORMAT"), True), ((Metadata, "__init__"), False)]
+)
+def test_enumerations_as_older_pythons_write_them(tmp_path: Path, named: tuple[type, str], is_read: bool) -> None:
+    """Python 3.11.2 names a member by `getattr`, which could name anything."""
+    write_sharded({"a": torch.ones(2)}, tmp_path)
+    metadata, written = FileSystemReader(tmp_path).read_metadata(), io.BytesIO()
+    pickler = pickle.Pickler(written)
+    pickler.dispatch_table = {**copyreg.dispatch_table, _MEM_FORMAT_ENCODING: lambda _: (getattr, named)}
+    pickler.dump(metadata)
+    assert b"getattr" in written.getvalue()
+    (tmp_path / ".metadata").write_bytes(written.getvalue())
+    if is_read:
+        assert torch.equal(read_sharded(tmp_path)["a"], torch.ones(2))
+        return
+    with pytest.raises(ValueError, match="names '__init__' of .* Do not use it"):
+        read_sharded(tmp_path)
 
 
 def test_shards_that_are_cut_or_announce_too_much_are_refused(tmp_path: Path) -> None:

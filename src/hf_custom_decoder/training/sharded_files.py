@@ -16,7 +16,12 @@ import torch
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
-from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorStorageMetadata
+from torch.distributed.checkpoint.metadata import (
+    _MEM_FORMAT_ENCODING,
+    Metadata,
+    StorageMeta,
+    TensorStorageMetadata,
+)
 from torch.distributed.checkpoint.planner import ReadItem
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
@@ -92,10 +97,19 @@ class _Unpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         """A class of `_KNOWN`, or a dtype."""
+        if (module, name) == ("builtins", "getattr"):
+            return _memory_format
         is_dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
         if not is_dtype and name not in _KNOWN.get(module, ()):
             raise ValueError(f"a `.metadata` file describes tensors, this one names {module}.{name}. Do not use it.")
         return super().find_class(module, name)
+
+
+def _memory_format(owner: object, name: object) -> _MEM_FORMAT_ENCODING:
+    """What `getattr` does in the files of Python 3.11.0 to 3.11.3, which name members of an enumeration by it."""
+    if owner is not _MEM_FORMAT_ENCODING or name not in _MEM_FORMAT_ENCODING.__members__:
+        raise ValueError(f"a `.metadata` file describes tensors, this one names {name!r} of {owner!r}. Do not use it.")
+    return _MEM_FORMAT_ENCODING[str(name)]
 
 
 class _Reader(FileSystemReader):
