@@ -145,7 +145,7 @@ def test_trains_with_checkpointed_layers_and_recurrent_mixers(reentrant: bool) -
         torch.testing.assert_close(weight.grad, expected[name], rtol=1e-6, atol=1e-10, msg=name)
 
 
-def is_packed(model: Any, inputs: dict[str, torch.Tensor], **flags: Any) -> int:
+def num_kernel_calls(model: Any, inputs: dict[str, torch.Tensor], **flags: Any) -> int:
     """How often the kernel is called; the output is that of a machine without it."""
     real = inputs.get("decoder_attention_mask", inputs["attention_mask"])
     real = real.bool() if real.dim() == 2 else torch.ones(real.shape[0], real.shape[-1], dtype=torch.bool)
@@ -162,37 +162,37 @@ def is_packed(model: Any, inputs: dict[str, torch.Tensor], **flags: Any) -> int:
 @over(OTHER_CASES)
 def test_biases_and_windows_take_sdpa(kind: str, variant: str) -> None:
     flags = {} if kind == "encoder" else {"use_cache": False}
-    assert is_packed(make_model(kind, variant), inputs_of(kind, "left"), **flags) == 0
+    assert num_kernel_calls(make_model(kind, variant), inputs_of(kind, "left"), **flags) == 0
 
 
 def test_what_the_kernel_does_not_know_takes_sdpa() -> None:
     """Dropout on weights, rows without any token, masks of four dimensions, weights asked for, a cache, no padding."""
     encoder, inputs = make_model("encoder"), inputs_of("encoder", "right")
-    assert is_packed(encoder, inputs) == 2
-    assert is_packed(encoder, inputs, output_attentions=True) == 0
-    assert is_packed(encoder, make_inputs("encoder", with_padding=False)) == 0
+    assert num_kernel_calls(encoder, inputs) == 2
+    assert num_kernel_calls(encoder, inputs, output_attentions=True) == 0
+    assert num_kernel_calls(encoder, make_inputs("encoder", with_padding=False)) == 0
     empty = {**inputs, "attention_mask": inputs["attention_mask"].clone()}
     empty["attention_mask"][1] = 0
-    assert is_packed(encoder, empty) == 0
+    assert num_kernel_calls(encoder, empty) == 0
     causal = inputs["attention_mask"][:, None, None, :].bool() & torch.ones(7, 7).tril().bool()
-    assert is_packed(encoder, {**inputs, "attention_mask": causal}) == 0
+    assert num_kernel_calls(encoder, {**inputs, "attention_mask": causal}) == 0
 
     dropping = make_model("encoder", attention_dropout=0.5)
-    assert is_packed(dropping, inputs) == 2
-    assert is_packed(dropping.train(), inputs) == 0
+    assert num_kernel_calls(dropping, inputs) == 2
+    assert num_kernel_calls(dropping.train(), inputs) == 0
 
     decoder, inputs = make_model("decoder_cross"), inputs_of("decoder_cross", "right")
-    assert is_packed(decoder, inputs, use_cache=False) == 4
-    assert is_packed(decoder, inputs, use_cache=True) == 0
+    assert num_kernel_calls(decoder, inputs, use_cache=False) == 4
+    assert num_kernel_calls(decoder, inputs, use_cache=True) == 0
     whole = {**inputs, "encoder_attention_mask": torch.ones_like(inputs["encoder_attention_mask"])}
-    assert is_packed(decoder, whole, use_cache=False) == 4
+    assert num_kernel_calls(decoder, whole, use_cache=False) == 4
     del whole["encoder_attention_mask"]
-    assert is_packed(decoder, whole, use_cache=False) == 4
+    assert num_kernel_calls(decoder, whole, use_cache=False) == 4
     empty = {**inputs, "encoder_attention_mask": inputs["encoder_attention_mask"].clone()}
     empty["encoder_attention_mask"][1] = 0
-    assert is_packed(decoder, empty, use_cache=False) == 0
+    assert num_kernel_calls(decoder, empty, use_cache=False) == 0
     four = inputs["encoder_attention_mask"][:, None, None, :].bool().expand(-1, 1, 7, -1)
-    assert is_packed(decoder, {**inputs, "encoder_attention_mask": four}, use_cache=False) == 0
+    assert num_kernel_calls(decoder, {**inputs, "encoder_attention_mask": four}, use_cache=False) == 0
 
 
 @pytest.mark.parametrize("kind", ["encoder", "decoder_cross"])

@@ -42,9 +42,8 @@ class TokenBuffers:
         shape = (len(cache_layers), num_tokens + BLOCK, 2, rows, heads * head_dim)
         self.buffer = cache_layers[0].keys.new_empty(shape)
         self.head_dim = head_dim
-        self.rooms: tuple[
-            torch.Tensor, ...
-        ] = ()  # of each layer: for keys and values of the newest token, (2, R, width)
+        # Of each layer, since the last token was appended: where its keys and values belong, and those of all tokens.
+        self.rooms: tuple[torch.Tensor, ...] = ()  # (2, R, width)
         self.keys: tuple[torch.Tensor, ...] = ()  # (R * K, D, P)
         self.values: tuple[torch.Tensor, ...] = ()  # (R * K, P, D)
         for room, layer in zip(self.buffer, cache_layers, strict=True):
@@ -65,10 +64,8 @@ class TokenBuffers:
         filled = self.buffer[:, : self.length]
         self.rooms = filled[:, -1].unbind(0)
         filled = filled.view(*filled.shape[:3], -1, self.head_dim)  # (layers, P, 2, R * K, D)
-        self.keys, self.values = (
-            filled[:, :, 0].permute(0, 2, 3, 1).unbind(0),
-            filled[:, :, 1].transpose(1, 2).unbind(0),
-        )
+        self.keys = filled[:, :, 0].permute(0, 2, 3, 1).unbind(0)
+        self.values = filled[:, :, 1].transpose(1, 2).unbind(0)
 
     def select(self, rows: torch.Tensor, start: int = 0) -> None:
         """Row i goes on from row `rows[i]`, which held the same before token `start`; R may become smaller."""
@@ -192,9 +189,8 @@ class FoldedCrossAttentionStep:
         if query.bias is not None:
             score_bias = torch.matmul(query.bias.view(num_key_heads, -1, head_dim), keys) * module.scaling  # (K, G, S)
         if bias is not None:
-            score_bias = bias.expand(-1, self.shape[0] // num_key_heads, -1) + (
-                0.0 if score_bias is None else score_bias
-            )
+            bias = bias.expand(-1, self.shape[0] // num_key_heads, -1)  # (K, G, S)
+            score_bias = bias if score_bias is None else bias + score_bias
         by_head = out.weight.t().reshape(num_key_heads, -1, head_dim, out.out_features)  # (K, G, D, E)
         mixed = torch.matmul(values[:, None], by_head)  # (K, G, S, E)
         flat_bias = None if score_bias is None else score_bias.flatten()

@@ -332,9 +332,7 @@ class _Beams:
         self.running = _take(candidates, going_on)
         self.running_origins = _take(origins, going_on) if origins.shape[2] > 0 else origins
         self.length += 1
-        self._look_ahead()
-        is_open = not (self.early_stopping is True and bool(self.is_finished.all()))
-        goes_on = is_open and bool(self.may_improve.any()) and not (has_hits and bool(hits.all()))
+        goes_on = self._is_open() and not (has_hits and bool(hits.all()))
         rows = (self.first_rows[: self.num_sources] + beams.gather(1, going_on)).flatten()
         self.newest_ids = self.running[:, :, length].flatten()
         return None if torch.equal(rows, self.identity[: rows.shape[0]]) else rows, goes_on
@@ -371,9 +369,13 @@ class _Beams:
         if self.is_surely_open and self.early_stopping != "never" and not self.has_finished and reach > 0.0:
             if all(row[0] / reach > 0.99 * NEVER for row in numbers):  # whatever is rounded
                 return rows, True
+        return rows, self._is_open()
+
+    def _is_open(self) -> bool:
+        """Whether the result of any source can still change."""
         self._look_ahead()
         is_open = not (self.early_stopping is True and bool(self.is_finished.all()))
-        return rows, is_open and bool(self.may_improve.any())
+        return is_open and bool(self.may_improve.any())
 
     def _collect(
         self, candidates: torch.Tensor, scores: torch.Tensor, origins: torch.Tensor, ends_now: torch.Tensor

@@ -106,7 +106,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _memory_format(owner: object, name: object) -> _MEM_FORMAT_ENCODING:
-    """What `getattr` does in the files of Python 3.11.0 to 3.11.3, which name members of an enumeration by it."""
+    """What `getattr` does in the files of some Pythons, 3.11.2 for one, which name members of an enumeration by it."""
     if owner is not _MEM_FORMAT_ENCODING or name not in _MEM_FORMAT_ENCODING.__members__:
         raise ValueError(f"a `.metadata` file describes tensors, this one names {name!r} of {owner!r}. Do not use it.")
     return _MEM_FORMAT_ENCODING[str(name)]
