@@ -593,3 +593,12 @@ def test_resized_embeddings_keep_their_scale() -> None:
     model = tiny_seq2seq("post_norm").double()
     model.resize_token_embeddings(VOCAB_SIZE + 4)
     assert_same(*both(model, **source_of(tiny_batch()), num_beams=2, max_length=10, **EVERYTHING))
+
+
+def test_other_embeddings_are_called() -> None:
+    model = tiny_seq2seq("post_norm")
+    decoder = model.get_decoder()
+    vocab_size, width = decoder.embed_tokens.weight.shape
+    decoder.embed_tokens = nn.Sequential(nn.Embedding(vocab_size, 3), nn.Linear(3, width))
+    model.double()
+    assert_same(*both(model, **source_of(tiny_batch()), num_beams=2, max_length=10, **EVERYTHING))

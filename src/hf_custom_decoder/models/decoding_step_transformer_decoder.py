@@ -221,6 +221,17 @@ def build_norm_step(norm: Any) -> Any:
     return norm
 
 
+def build_embedding_step(embedding: nn.Module) -> Any:
+    """Token embeddings in one or two calls of torch, without the module around them; others than ours as they are."""
+    scale: Any = getattr(embedding, "scale", None)
+    if scale is None:
+        return embedding
+    weight: Any = embedding.weight
+    if scale == 1.0:
+        return lambda ids: weight.index_select(0, ids)
+    return lambda ids: weight.index_select(0, ids).mul_(scale)
+
+
 class AttentionStep:
     """
     Self-attention of one layer over its buffer; a sliding window reads the end of it.
@@ -340,6 +351,7 @@ class TransformerDecodingStep:
         if config.position_type == "alibi":
             self.slopes = torch.tensor(alibi_slopes(config.num_attention_heads), dtype=torch.float32)
         self.key_heads, self.dtype = config.key_value_heads, dtype
+        self.embed = build_embedding_step(decoder.embed_tokens)
         table: Any = getattr(decoder.embed_positions, "table", None)  # sinusoidal
         table = getattr(decoder.embed_positions, "weight", None) if table is None else table  # learned
         self.position_table: torch.Tensor | None = None if table is None else table.to(dtype)  # (positions, E)
@@ -386,7 +398,7 @@ class TransformerDecodingStep:
         if decoder.config.position_type == "learned":
             limit = decoder.config.max_position_embeddings
             check_length(type(decoder).__name__, self.num_tokens + 1, "max_position_embeddings", limit)
-        hidden_states: torch.Tensor = decoder.embed_tokens(ids)
+        hidden_states: torch.Tensor = self.embed(ids)
         if self.position_table is not None and isinstance(positions, int) and positions < len(self.position_table):
             hidden_states = hidden_states + self.position_table[positions]
         elif decoder.embed_positions is not None or decoder.rotary_emb is not None:
