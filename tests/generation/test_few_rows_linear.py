@@ -1,5 +1,7 @@
 """Linear layers for a few rows compute what `nn.functional.linear` computes, whatever way they take."""
 
+from contextlib import ExitStack
+from typing import Any
 from unittest.mock import patch
 
 import pytest
@@ -7,14 +9,18 @@ import torch
 from torch import nn
 from transformers.activations import ACT2FN
 
+from hf_custom_decoder.models import few_rows_linear_custom_seq2seq
 from hf_custom_decoder.models.few_rows_linear_custom_seq2seq import (
     CALLS_BEFORE_PACKING,
     FEW_ROWS,
     MANY_ROWS,
+    MIN_WEIGHTS_IN_PLACE,
     FewRowsLinear,
     for_few_rows,
+    project,
     with_activation,
 )
+from tests.factories import tiny_batch, tiny_causal, tiny_seq2seq
 
 MANY = max(CALLS_BEFORE_PACKING.values()) + 2
 
@@ -148,3 +154,77 @@ def test_activations_follow(name: str, rows: int) -> None:
         torch.testing.assert_close(step(inputs), activation(layer(inputs)), rtol=1e-5, atol=1e-5)
     assert (step.packed is not None) == (rows > FEW_ROWS)
     assert (step.fused_activation is not None) == (name in ("gelu", "relu"))
+
+
+WIDTH = 64
+
+
+def is_read_in_place(lm_head: nn.Linear, states: torch.Tensor, *contexts: Any) -> bool:
+    """Whether a projection went past the module; what it returned is what the module returns."""
+    with ExitStack() as stack:
+        for context in contexts:
+            stack.enter_context(context)
+        with patch.object(FewRowsLinear, "__call__", autospec=True, side_effect=FewRowsLinear.__call__) as used:
+            found = project(lm_head, states)
+        expected = lm_head(states)
+    assert found.shape == expected.shape
+    assert found.dtype == expected.dtype
+    torch.testing.assert_close(found, expected, rtol=0.0, atol=1e-2 if found.dtype == torch.bfloat16 else 1e-5)
+    return bool(used.called)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
+        ((1, 1, WIDTH), True),
+        ((4, 1, WIDTH), True),
+        ((2, 3, WIDTH), True),
+        ((33, 1, WIDTH), False),
+        ((0, 1, WIDTH), False),
+    ],
+)
+@pytest.mark.parametrize("outputs", [MIN_WEIGHTS_IN_PLACE // WIDTH, MIN_WEIGHTS_IN_PLACE // WIDTH + 7])
+def test_a_forward_reads_a_large_vocabulary_in_place(
+    shape: tuple[int, ...], expected: bool, bias: bool, outputs: int
+) -> None:
+    torch.manual_seed(0)
+    lm_head, states = nn.Linear(WIDTH, outputs, bias=bias), torch.randn(shape)
+    assert is_read_in_place(lm_head, states, torch.no_grad()) == expected
+    assert is_read_in_place(lm_head, states, torch.inference_mode()) == expected
+    assert not is_read_in_place(lm_head, states)
+
+
+def test_projections_that_are_called() -> None:
+    """A small vocabulary, another dtype, autocast, and whatever somebody looks into or records."""
+    outputs = MIN_WEIGHTS_IN_PLACE // WIDTH
+    lm_head, states = nn.Linear(WIDTH, outputs).requires_grad_(False), torch.randn(2, 1, WIDTH)
+    assert not is_read_in_place(nn.Linear(WIDTH, outputs - 1), states, torch.no_grad())
+    assert not is_read_in_place(nn.Linear(WIDTH, outputs).bfloat16(), states.bfloat16(), torch.no_grad())
+    assert not is_read_in_place(lm_head, states, torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16))
+    with torch.no_grad():
+        traced = torch.jit.trace(lambda given: project(lm_head, given), states)
+        more = torch.randn(5, 1, WIDTH)
+        torch.testing.assert_close(traced(more), lm_head(more), rtol=0.0, atol=1e-5)
+    lm_head.register_forward_hook(lambda module, inputs, output: -output)
+    assert not is_read_in_place(lm_head, states, torch.no_grad())
+
+
+class Silent:
+    def put(self, value: torch.Tensor) -> None: ...
+
+    def end(self) -> None: ...
+
+
+@pytest.mark.parametrize("build", [tiny_seq2seq, tiny_causal])
+def test_searches_of_transformers_read_in_place(build: Any) -> None:
+    """`generate()` with a streamer takes transformers' own loop, which calls the model for every token."""
+    model, ids = build(), tiny_batch()["input_ids"][:1]
+    expected = model.generate(ids, max_new_tokens=5, min_new_tokens=5, streamer=Silent())
+    with (
+        patch.object(few_rows_linear_custom_seq2seq, "MIN_WEIGHTS_IN_PLACE", 0),
+        patch.object(FewRowsLinear, "__call__", autospec=True, side_effect=FewRowsLinear.__call__) as used,
+    ):
+        found = model.generate(ids, max_new_tokens=5, min_new_tokens=5, streamer=Silent())
+    assert used.call_count == 5
+    assert torch.equal(found, expected)

@@ -16,6 +16,8 @@ from torch import nn
 from transformers.activations import GELUActivation
 
 from .int8_linear_custom_seq2seq import Int8Linear, JoinedInt8Linear
+from .packing_custom_seq2seq import is_tracing
+from .vocabulary_loss_custom_seq2seq import is_bare
 
 FEW_NUMBERS = 2048
 """Inputs of so many numbers, rows times columns, and fewer are multiplied with the weights where they are."""
@@ -44,6 +46,10 @@ MANY_ROWS = 12
 
 MIN_BLOCKS = 2
 """A batch of one product is computed as an ordinary one."""
+
+
+MIN_WEIGHTS_IN_PLACE = 2**19
+"""Smaller matrices may still be in a near cache, where `nn.functional.linear` reads them well."""
 
 
 class FewRowsLinear:
@@ -132,6 +138,22 @@ class FewRowsLinear:
                 self.packed_linear = torch.ops.mkldnn._linear_pointwise.default
             except (AttributeError, RuntimeError):  # another build of torch
                 self.packed = None
+
+
+def project(lm_head: nn.Module, hidden_states: torch.Tensor) -> torch.Tensor:
+    """
+    The vocabulary projection of a forward pass: `lm_head(hidden_states)`, `(R, T, E)` to `(R, T, V)`. For a few
+    positions in inference a large matrix is read where it is, in the way that is fastest for them, exact up to the
+    order of the sums: the first token of `generate()`, and every token of searches that call the model.
+    """
+    is_recorded = torch.is_grad_enabled() or is_tracing()
+    if not is_recorded and 0 < hidden_states.numel() <= FEW_NUMBERS and is_bare(hidden_states, lm_head):
+        weight: Any = lm_head.weight
+        if weight.numel() >= MIN_WEIGHTS_IN_PLACE:
+            logits = FewRowsLinear(weight, lm_head.bias)(hidden_states.flatten(0, -2))  # type: ignore[arg-type]
+            return logits.view(*hidden_states.shape[:-1], -1)
+    logits = lm_head(hidden_states)
+    return logits
 
 
 def fused_name(activation: Any) -> tuple[str, str] | None:

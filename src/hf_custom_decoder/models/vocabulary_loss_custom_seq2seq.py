@@ -22,9 +22,17 @@ MIN_CHUNK = 256
 
 
 def can_fuse(hidden_states: torch.Tensor, lm_head: nn.Module) -> bool:
+    """Whether a projection is what it seems, and its logits are worth more memory than the gradient of its weights."""
+    if not is_bare(hidden_states, lm_head):
+        return False
+    is_trained = lm_head.weight.requires_grad and torch.is_grad_enabled()
+    return not is_trained or hidden_states.shape[0] >= hidden_states.shape[1]
+
+
+def is_bare(hidden_states: torch.Tensor, lm_head: nn.Module) -> bool:
     """
     Whether a projection is what it seems: a linear layer on a CPU in full precision that nobody looks into, wraps or
-    transforms, and whose logits are worth more memory than the gradient of its weights.
+    transforms.
     """
     if type(lm_head) is not nn.Linear or hidden_states.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
         return False
@@ -32,8 +40,6 @@ def can_fuse(hidden_states: torch.Tensor, lm_head: nn.Module) -> bool:
     if type(hidden_states) is not torch.Tensor or type(weight) is not nn.Parameter:
         return False
     if weight.dtype not in (torch.float32, torch.float64):
-        return False
-    if weight.requires_grad and hidden_states.shape[0] < lm_head.in_features and torch.is_grad_enabled():
         return False
     watchers: list[Any] = [
         lm_head._forward_hooks,
