@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from transformers import PreTrainedModel
+from transformers.generation.streamers import BaseStreamer
 
 from .batches import Batch
 from .interleaved import UnequalWorkError
@@ -14,6 +15,17 @@ from .sizes import PAD, START
 
 NEVER_WRITTEN = 10**9
 """An end token above every vocabulary."""
+
+
+class _NoOne(BaseStreamer):
+    def put(self, value: torch.Tensor) -> None:
+        """Nothing."""
+
+    def end(self) -> None:
+        """Nothing."""
+
+
+NO_ONE = _NoOne()
 
 
 class Decoding:
@@ -26,6 +38,7 @@ class Decoding:
         new_tokens (`int`): Tokens that every row gets: neither fewer nor more.
         beams (`int`): 1 is greedy search.
         cache_implementation (`str`, *optional*): As `generate()` knows it, e.g. `"static"`; by default dynamic.
+        streamed (`bool`): With a streamer that throws every token away.
     """
 
     def __init__(
@@ -36,6 +49,7 @@ class Decoding:
         new_tokens: int,
         beams: int = 1,
         cache_implementation: str | None = None,
+        streamed: bool = False,
     ) -> None:
         self.model, self.source = model.eval(), source
         self.settings: dict[str, Any] = {
@@ -48,6 +62,8 @@ class Decoding:
         }
         if cache_implementation is not None:
             self.settings["cache_implementation"] = cache_implementation
+        if streamed:
+            self.settings["streamer"] = NO_ONE
 
     def write(self) -> torch.Tensor:
         """Generated ids `(batch_size, 1 + new_tokens)`, the start token first."""

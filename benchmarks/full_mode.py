@@ -176,6 +176,7 @@ def decoding_settings(*, is_base: bool) -> Iterator[dict[str, Any]]:
         }
     for source_length in (32, 256, 1024):  # latency of the first token
         yield {"beams": 1, "batch_size": 1, "source_length": source_length, "new_tokens": 1}
+    yield {"beams": 1, "batch_size": 1, "source_length": 32, "streamed": True}  # transformers' own loop
     if is_base:
         return
     for new_tokens in (16, 256):  # growth with the output

@@ -1,5 +1,7 @@
 """What every mode measures: training steps, activation memory, and decoding, ours beside another."""
 
+from typing import Any
+
 import torch
 from transformers import PreTrainedModel
 
@@ -88,6 +90,7 @@ def measure_decoding(
     rounds: int,
     target: float | None = None,
     new_tokens: int = NEW_TOKENS,
+    streamed: bool = False,
     other: PreTrainedModel | None = None,
     other_name: str = "BART",
 ) -> list[Figure]:
@@ -96,6 +99,7 @@ def measure_decoding(
 
     Args:
         source_length (`int`, *optional*): Tokens of every source; None draws realistic lengths.
+        streamed (`bool`): With a streamer.
         other (`PreTrainedModel`, *optional*): Whom ours is compared with; by default the BART it is made from.
     """
     lengths = sentence_lengths(batch_size, seed) if source_length is None else [source_length] * batch_size
@@ -103,12 +107,13 @@ def measure_decoding(
     bart = build_bart(size, seed)
     contestants: dict[str, PreTrainedModel] = {other_name: other if other is not None else bart}
     contestants["ours"] = build_ours(bart)
-    runs = {name: Decoding(model, source, new_tokens=new_tokens, beams=beams) for name, model in contestants.items()}
+    settings: dict[str, Any] = {"new_tokens": new_tokens, "beams": beams, "streamed": streamed}
+    runs = {name: Decoding(model, source, **settings) for name, model in contestants.items()}
     check_equal_search(runs[other_name], runs["ours"])
     note = f"{new_tokens} new tokens"
     if other is None:
         note += f", {equal_output_share(runs['BART'], runs['ours']):.0%} of them alike"
     result = race(runs, rounds=rounds)
     sources = "realistic source lengths" if source_length is None else f"{source_length:,} source tokens"
-    name = f"{size.name}: {search_name(beams)}, batch {batch_size}, {sources}"
+    name = f"{size.name}: {search_name(beams)}, batch {batch_size}, {sources}" + (", streamed" if streamed else "")
     return [speed_figure(name, result, "ours", other_name, target=target, note=note)]
