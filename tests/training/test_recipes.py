@@ -23,6 +23,7 @@ WORDS = "one two three four five six seven eight nine ten " * 4
 ROWS: dict[str, tuple[dict[str, Any], tuple[str, str]]] = {
     "multi30k_tiny": ({"en": "a dog", "de": "ein Hund"}, ("a dog", "ein Hund")),
     "multi30k_lstm": ({"en": "a dog", "de": "ein Hund"}, ("a dog", "ein Hund")),
+    "multi30k_raw": ({"en": "a dog", "de": "ein Hund"}, ("a dog", "ein Hund")),
     "multi30k_ssru": ({"en": "a dog", "de": "ein Hund"}, ("a dog", "ein Hund")),
     "multi30k_hybrid": ({"en": "a dog", "de": "ein Hund"}, ("a dog", "ein Hund")),
     "multi30k_small": ({"en": "a dog", "de": "ein Hund"}, ("a dog", "ein Hund")),
@@ -101,7 +102,7 @@ def test_models_of_recipes_fit_their_data(path: Path) -> None:
         model = build_recipe_model(recipe, PairTokenizers(tokenizer, tokenizer))
     assert model.config.label_smoothing == recipe.training.label_smoothing
     assert model.generation_config.num_beams == recipe.generation.num_beams
-    if path.stem in ("multi30k_tiny", "multi30k_ssru", "multi30k_hybrid", "e2e"):
+    if path.stem in ("multi30k_tiny", "multi30k_raw", "multi30k_ssru", "multi30k_hybrid", "e2e"):
         shape = (4, 128, 256, 4, 0.3)
         for side in (model.config.encoder, model.config.decoder):
             assert shape == (
