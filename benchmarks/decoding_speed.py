@@ -17,7 +17,9 @@ NEVER_WRITTEN = 10**9
 """An end token above every vocabulary."""
 
 
-class _NoOne(BaseStreamer):
+class DiscardingStreamer(BaseStreamer):
+    """Throws every token away."""
+
     def put(self, value: torch.Tensor) -> None:
         """Nothing."""
 
@@ -25,7 +27,8 @@ class _NoOne(BaseStreamer):
         """Nothing."""
 
 
-NO_ONE = _NoOne()
+DISCARDING = DiscardingStreamer()
+"""One for all, as equal searches have equal settings."""
 
 
 class Decoding:
@@ -63,7 +66,7 @@ class Decoding:
         if cache_implementation is not None:
             self.settings["cache_implementation"] = cache_implementation
         if streamed:
-            self.settings["streamer"] = NO_ONE
+            self.settings["streamer"] = DISCARDING
 
     def write(self) -> torch.Tensor:
         """Generated ids `(batch_size, 1 + new_tokens)`, the start token first."""

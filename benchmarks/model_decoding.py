@@ -33,7 +33,7 @@ def contestant(folder: Path, sources: Sequence[str], batch_size: int, written: d
         batch_size (`int`): Sources of a batch.
         written (`dict[str, list[str]]`): Takes the texts that were written, by folder.
     """
-    model = AutoModelForSeq2SeqLM.from_pretrained(folder).eval()
+    model = AutoModelForSeq2SeqLM.from_pretrained(folder)
     tokenizer, target_tokenizer = AutoTokenizer.from_pretrained(folder), load_target_tokenizer(folder)
 
     def run() -> int:

@@ -15,15 +15,16 @@ pytest.importorskip("datasets")
 
 def test_every_model_writes_for_all_sources(tmp_path: Path) -> None:
     folders = []
-    for name in ("first", "second"):
+    for seed, name in enumerate(("first", "second")):
         (tmp_path / name).mkdir()
-        recipe = write_recipe(tmp_path / name, training__max_steps=2)
+        recipe = write_recipe(tmp_path / name, training__max_steps=2, training__seed=seed)
         assert main(["train", str(recipe)]) == 0
         folders.append(tmp_path / name / "run")
     sources = ["rote Katze", "alte Tür singt heute", "hier"]
     found, words = compare(folders, sources, 2, MIN_ROUNDS)
     assert found.tokens == len(sources)
     assert set(found.seconds) == {str(folder) for folder in folders}
+    assert words[0] != words[1]
     for folder, count in zip(folders, words, strict=True):
         model, tokenizer = AutoModelForSeq2SeqLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
         alone = [

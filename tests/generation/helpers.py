@@ -24,6 +24,15 @@ from tests.factories import SIZES, decoder_fields, tiny_batch, tiny_causal, tiny
 EOS_IDS = [2, 5, 9, 11, 30, 31, 32]
 """Several ids end a sequence, so that rows end at different lengths. Prompts of the tests have none of them."""
 
+
+class SilentStreamer:
+    """Takes every token and does nothing."""
+
+    def put(self, value: torch.Tensor) -> None: ...
+
+    def end(self) -> None: ...
+
+
 # Variants that between them hold every kind of mask, position and cache: for the expensive tests.
 COVERING = ["default", "rotary_gqa_qk_norm", "alibi_gqa", "learned", "sliding", "sliding_last_alibi"]
 

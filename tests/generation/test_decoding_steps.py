@@ -26,6 +26,7 @@ from hf_custom_decoder.models.fast_generation_custom_seq2seq import _Beams, can_
 from hf_custom_decoder.models.few_rows_linear_custom_seq2seq import CALLS_BEFORE_PACKING, FewRowsLinear
 from tests.combinations import COVERING_PAIRS, RECURRENT_SIZES, build_pair
 from tests.factories import DECODER_VARIANTS, VOCAB_SIZE, spread_weights, tiny_batch, tiny_causal, tiny_seq2seq
+from tests.generation.helpers import SilentStreamer
 
 EVERYTHING = {"return_dict_in_generate": True, "output_scores": True, "output_logits": True}
 STRATEGIES: dict[str, dict[str, Any]] = {
@@ -542,16 +543,10 @@ def test_modules_that_are_not_plain_are_called(name: str) -> None:
     assert changed.shape != plain.shape or not torch.equal(changed, plain)
 
 
-class Silent:
-    def put(self, value: torch.Tensor) -> None: ...
-
-    def end(self) -> None: ...
-
-
 @pytest.mark.parametrize(
     "options",
     [
-        {"streamer": Silent()},
+        {"streamer": SilentStreamer()},
         {"output_attentions": True, "return_dict_in_generate": True},
         {"output_hidden_states": True, "return_dict_in_generate": True},
         {"use_cache": False},

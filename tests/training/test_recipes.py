@@ -20,15 +20,16 @@ from hf_custom_decoder.training.run_pretraining import check_pretraining
 RECIPES = sorted((Path(__file__).parents[2] / "examples" / "recipes").glob("*.yaml"))
 
 WORDS = "one two three four five six seven eight nine ten " * 4
+CAPTION = ({"en": "a dog", "de": "ein Hund"}, ("a dog", "ein Hund"))
 ROWS: dict[str, tuple[dict[str, Any], tuple[str, str]]] = {
-    "multi30k_tiny": ({"en": "a dog", "de": "ein Hund"}, ("a dog", "ein Hund")),
-    "multi30k_lstm": ({"en": "a dog", "de": "ein Hund"}, ("a dog", "ein Hund")),
-    "multi30k_raw": ({"en": "a dog", "de": "ein Hund"}, ("a dog", "ein Hund")),
-    "multi30k_ssru": ({"en": "a dog", "de": "ein Hund"}, ("a dog", "ein Hund")),
-    "multi30k_hybrid": ({"en": "a dog", "de": "ein Hund"}, ("a dog", "ein Hund")),
-    "multi30k_small": ({"en": "a dog", "de": "ein Hund"}, ("a dog", "ein Hund")),
-    "multi30k_small_pretrained": ({"en": "a dog", "de": "ein Hund"}, ("a dog", "ein Hund")),
-    "multi30k_pretrain": ({"en": "a dog", "de": "ein Hund"}, ("a dog", "ein Hund")),
+    "multi30k_tiny": CAPTION,
+    "multi30k_lstm": CAPTION,
+    "multi30k_raw": CAPTION,
+    "multi30k_ssru": CAPTION,
+    "multi30k_hybrid": CAPTION,
+    "multi30k_small": CAPTION,
+    "multi30k_small_pretrained": CAPTION,
+    "multi30k_pretrain": CAPTION,
     "e2e": ({"mr": "name[X]", "ref": "X is here."}, ("name[X]", "X is here.")),
     "squad_mini": (
         {"question": "Who?", "context": "It was me.", "answers": ["me", "It was me"]},

@@ -11,7 +11,7 @@ from torch import nn
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import CausalLMOutputWithCrossAttentions
 
-from .few_rows_linear_custom_seq2seq import project
+from .few_rows_linear_custom_seq2seq import vocabulary_logits
 from .loss_custom_seq2seq import IGNORE_INDEX, check_labels, sequence_loss
 
 
@@ -133,7 +133,7 @@ class CausalHeadMixin:
                 is_padding = attention_mask[:, -labels.shape[1] :] == 0
                 shift_labels = shift_labels.masked_fill(is_padding, IGNORE_INDEX)
         if shift_labels is None or not self.training:
-            logits = project(self.lm_head, select_positions(hidden_states, logits_to_keep))
+            logits = vocabulary_logits(self.lm_head, select_positions(hidden_states, logits_to_keep))
         loss = None
         if shift_labels is not None:
             check_labels(shift_labels, self.config.vocab_size)

@@ -47,7 +47,6 @@ MANY_ROWS = 12
 MIN_BLOCKS = 2
 """A batch of one product is computed as an ordinary one."""
 
-
 MIN_WEIGHTS_IN_PLACE = 2**19
 """Smaller matrices may still be in a near cache, where `nn.functional.linear` reads them well."""
 
@@ -140,7 +139,7 @@ class FewRowsLinear:
                 self.packed = None
 
 
-def project(lm_head: nn.Module, hidden_states: torch.Tensor) -> torch.Tensor:
+def vocabulary_logits(lm_head: nn.Module, hidden_states: torch.Tensor) -> torch.Tensor:
     """
     The vocabulary projection of a forward pass: `lm_head(hidden_states)`, `(R, T, E)` to `(R, T, V)`. For a few
     positions in inference a large matrix is read where it is, in the way that is fastest for them, exact up to the

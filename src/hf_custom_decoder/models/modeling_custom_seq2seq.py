@@ -20,7 +20,7 @@ from .configuration_recurrent_decoder import RecurrentDecoderConfig
 from .decoder_custom_seq2seq import DECODER_CLASSES, decoder_class
 from .embeddings_custom_seq2seq import ResizeBySideMixin
 from .encoder_custom_seq2seq import build_encoder, forward_arguments
-from .few_rows_linear_custom_seq2seq import project
+from .few_rows_linear_custom_seq2seq import vocabulary_logits
 from .generation_custom_seq2seq import SharedSourceGenerationMixin
 from .inputs_custom_seq2seq import check_id_range
 from .loss_custom_seq2seq import check_labels, mask_up_to_last_label, sequence_loss
@@ -318,8 +318,9 @@ class CustomSeq2SeqForConditionalGeneration(  # type: ignore[misc]  # the hooks 
             **encoder_kwargs,
         )
         hidden_states = outputs.last_hidden_state  # (R, T, E)
-        logits = project(self.lm_head, select_positions(hidden_states, logits_to_keep)) if returns_logits else None
-        loss = None
+        logits = loss = None
+        if returns_logits:
+            logits = vocabulary_logits(self.lm_head, select_positions(hidden_states, logits_to_keep))
         if labels is not None:
             loss = sequence_loss(
                 hidden_states,
