@@ -23,6 +23,7 @@ from .recipe_options import Recipe
 from .recipe_reading import recipe_to_yaml
 from .recipe_results import RecipeResults
 from .recipe_tokenizers import save_tokenizers
+from .source_gain import ENTRY, SourceGain
 from .weight_averages import MovingAverage, average_checkpoints, load_weights
 from .whole_checkpoints import step_of, whole_checkpoints
 
@@ -82,7 +83,8 @@ def measure_model(
         batch_size (`int`): Pairs at a time.
 
     Returns:
-        `tuple[dict[str, float], list[Measurement]]`: Loss in nats a token and perplexity; what the card says of them.
+        `tuple[dict[str, float], list[Measurement]]`: Loss in nats a token, perplexity, and what another's source costs
+        ([`SourceGain`]); what the card says of them.
     """
     if validation_pairs is None:
         return {}, []
@@ -94,6 +96,9 @@ def measure_model(
     )
     settings = f"{num_tokens:,} target tokens"
     figures = {"loss": loss, "perplexity": perplexity(loss)}
+    gain = SourceGain(rows, collate, batch_size)(model)
+    if gain is not None:
+        figures[ENTRY] = gain
     measurements = [Measurement("perplexity", "Perplexity a token", figures["perplexity"], settings)]
     return figures, measurements
 

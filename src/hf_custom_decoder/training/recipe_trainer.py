@@ -13,6 +13,7 @@ from ..evaluation.predictions import IGNORED_LABEL_ID
 from ..exact_evaluation import ExactEvaluationMixin
 from .added_loss import AddedLoss
 from .frozen_weights import FrozenWeights
+from .source_gain import ENTRY, SourceGain
 from .weight_averages import MovingAverage
 from .word_dropout import WordDropout
 
@@ -21,7 +22,8 @@ class RecipeTrainer(ExactEvaluationMixin, Seq2SeqTrainer):
     """`Seq2SeqTrainer` whose training batches come from a sampler that knows the whole run.
 
     To the Trainer the run is one epoch of `len(batches)` batches, so that a checkpoint's step alone says where it
-    goes on. On several processes every example is evaluated once.
+    goes on. On several processes every example is evaluated once. Every evaluation tells what another's source costs
+    (`eval_source_gain`, see [`SourceGain`]).
 
     Args:
         batches ([`TokenBatchSampler`], *optional*): Of this process; without it (a stream) the Trainer makes batches.
@@ -49,6 +51,7 @@ class RecipeTrainer(ExactEvaluationMixin, Seq2SeqTrainer):
         self._frozen = frozen
         self._word_dropout = word_dropout
         self._place = (-1, 0)  # optimizer steps that are done, and batches of the running one
+        self._source_gain: SourceGain | None = None
         self._num_tokens = 0  # since the last log entry
         self._num_cells = 0
 
@@ -102,6 +105,25 @@ class RecipeTrainer(ExactEvaluationMixin, Seq2SeqTrainer):
         model: Any = self.model
         with nullcontext() if average is None else average.applied(model):
             return super().evaluate(*args, **kwargs)
+
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader[Any],
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> Any:
+        output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
+        if metric_key_prefix == "eval" and self.eval_dataset is not None:
+            if self._source_gain is None:
+                pairs: Any = self.eval_dataset
+                self._source_gain = SourceGain(pairs, self.data_collator, self.args.per_device_eval_batch_size)
+            model: Any = self.model
+            gain = self._source_gain(model)
+            if gain is not None and output.metrics is not None:
+                output.metrics[f"eval_{ENTRY}"] = gain
+        return output
 
 
 def _call(added: AddedLoss, model: torch.nn.Module, **batch: Any) -> Any:
