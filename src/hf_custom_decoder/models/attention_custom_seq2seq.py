@@ -133,7 +133,7 @@ def check_flex_training(implementation: str, module: PreTrainedModel, device: to
         )
 
 
-def cross_attention_mask(
+def key_padding_mask(
     config: PreTrainedConfig,
     implementation: str,
     queries: torch.Tensor,
@@ -141,11 +141,12 @@ def cross_attention_mask(
     mask: torch.Tensor | None,
 ) -> Any:
     """
-    The mask over source tokens in the form that `implementation` takes.
+    The mask over source tokens, which every query attends to, in the form that `implementation` takes. It is small:
+    transformers' own repeats it for every query, and SDPA makes float numbers of it in every layer.
 
     Args:
         queries (`torch.Tensor` of shape `(B, T, any)`), keys (`torch.Tensor` of shape `(B, S, any)`): For their
-            shapes, dtype and device.
+            shapes, dtype and device; one tensor in the encoder.
         mask (`torch.Tensor` of shape `(B, S)` or `(B, 1, T, S)`, *optional*): 1 for source tokens to attend to; a
             four-dimensional one is taken as it is.
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from transformers.cache_utils import Cache, EncoderDecoderCache
 
-from .attention_custom_seq2seq import cross_attention_mask
+from .attention_custom_seq2seq import key_padding_mask
 from .cache_custom_seq2seq import CustomSeq2SeqCache, rows_of
 from .cells_custom_seq2seq import RecurrentCell, State, gru_step, lstm_step
 from .few_rows_linear_custom_seq2seq import for_few_rows
@@ -68,7 +68,7 @@ class RecurrentDecodingStep:
             if mask is not None and bool((mask != 0).all()):
                 mask = None
             like = layer.keys.new_empty((layer.keys.shape[0], layer.keys.shape[2], 0))
-            mask = cross_attention_mask(self.config, "eager", like, like, mask)
+            mask = key_padding_mask(self.config, "eager", like, like, mask)
             self.source = (layer.keys, layer.values, None if mask is None else mask[:, :, :1])
             self.sharing = cache if cache.source_index is not None else None
         expected_calls = 0 if self.source is None else self.source[0].shape[2]

@@ -15,7 +15,7 @@ from transformers.cache_utils import Cache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from .attention_custom_seq2seq import cross_attention_mask
+from .attention_custom_seq2seq import key_padding_mask
 from .attention_recurrent_decoder import RecurrentAttention
 from .cache_custom_seq2seq import CustomSeq2SeqCache, build_cache, check_cache, check_source_cache
 from .cache_recurrent_layer import RecurrentLayer
@@ -287,7 +287,7 @@ class RecurrentDecoderModel(RecurrentDecoderPreTrainedModel):
         mask = encoder_attention_mask
         if mask is not None and sharing is not None:
             mask = sharing.source_rows(mask)
-        mask = cross_attention_mask(self.config, "eager", encoder_hidden_states, encoder_hidden_states, mask)
+        mask = key_padding_mask(self.config, "eager", encoder_hidden_states, encoder_hidden_states, mask)
         return keys, values, mask, sharing
 
     def _combine(

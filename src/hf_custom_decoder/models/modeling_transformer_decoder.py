@@ -20,7 +20,7 @@ from .attention_custom_seq2seq import (
     MultiHeadAttention,
     check_flex_training,
     cross_attention_implementation,
-    cross_attention_mask,
+    key_padding_mask,
     resolve_implementation,
     with_implementation,
 )
@@ -268,7 +268,7 @@ class TransformerDecoderModel(TransformerDecoderPreTrainedModel):
         queries = encoder_hidden_states.new_empty((mask_rows, num_queries, 0))
         keys = encoder_hidden_states.new_empty((mask_rows, source_length, 0))
         implementation = cross_attention_implementation(implementation)
-        mask = cross_attention_mask(self.config, implementation, queries, keys, mask)
+        mask = key_padding_mask(self.config, implementation, queries, keys, mask)
 
         is_cached = isinstance(cache, EncoderDecoderCache) and all(
             cache.is_updated.get(layer_idx) for layer_idx in range(self.config.num_hidden_layers)

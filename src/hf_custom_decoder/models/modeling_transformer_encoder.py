@@ -8,13 +8,14 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers.masking_utils import create_bidirectional_mask, create_bidirectional_sliding_window_mask
+from transformers.masking_utils import create_bidirectional_sliding_window_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput
 
 from .attention_custom_seq2seq import (
     MultiHeadAttention,
     check_flex_training,
+    key_padding_mask,
     resolve_implementation,
     with_implementation,
 )
@@ -107,11 +108,11 @@ class TransformerEncoderModel(TransformerPreTrainedModel):
 
     def _attention_mask(self, mask: Any, like: torch.Tensor, implementation: str) -> Any:
         """The self-attention mask for `like` of shape `(B, S, any)`, in the form that `implementation` takes."""
-        config = with_implementation(self.config, implementation)
         if self.config.sliding_window is not None:
+            config = with_implementation(self.config, implementation)
             mask = create_bidirectional_sliding_window_mask(config=config, inputs_embeds=like, attention_mask=mask)
         else:
-            mask = create_bidirectional_mask(config=config, inputs_embeds=like, attention_mask=mask)
+            mask = key_padding_mask(self.config, implementation, like, like, mask)
         if self.config.position_type == "alibi":
             slots = torch.arange(like.shape[1], device=like.device)
             mask = self._add_alibi(mask, slots, slots, like.dtype)
