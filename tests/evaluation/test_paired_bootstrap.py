@@ -44,10 +44,23 @@ def test_a_better_system_is_told_from_an_equal_one(metric: str) -> None:
     assert swapped.interval == pytest.approx((-worse.interval[1], -worse.interval[0]))
 
 
-def test_a_system_against_itself() -> None:
-    same = compare_outputs("token_f1", GOOD, GOOD, REFERENCES, num_samples=50)
-    assert (same.difference, same.interval) == (0.0, (0.0, 0.0))
+@pytest.mark.parametrize("metric", ["token_f1", "bleu", "chrf"])
+def test_a_system_against_itself_has_a_p_value_of_one(metric: str) -> None:
+    pytest.importorskip("sacrebleu")
+    same = compare_outputs(metric, GOOD, GOOD, REFERENCES, num_samples=50)
+    assert (same.difference, same.interval, same.p_value) == (0.0, (0.0, 0.0), 1.0)
     assert "no significant difference" in str(same)
+
+
+def test_equal_systems_seldom_differ_significantly() -> None:
+    """Each output is right with probability one half: of 300 pairs about 5 % have p < 0.05."""
+    generator = random.Random(0)
+    references = [["right"]] * 100
+    significant = 0
+    for _ in range(300):
+        sides = [[generator.choice(["right", "wrong"]) for _ in references] for _ in range(2)]
+        significant += compare_outputs("exact_match", *sides, references, num_samples=200).p_value < 0.05
+    assert 0.03 < significant / 300 < 0.07
 
 
 def test_the_interval_is_that_of_a_loop() -> None:
@@ -57,24 +70,35 @@ def test_the_interval_is_that_of_a_loop() -> None:
     right = [[text == one[0] for text, one in zip(side, REFERENCES, strict=True)] for side in (GOOD, BAD)]
     differences = [100 * sum(right[1][i] - right[0][i] for i in draw) / 60 for draw in draws]
     assert found.interval == pytest.approx(tuple(np.quantile(differences, [0.025, 0.975])))
-    sizes = np.abs(differences)
-    larger = sum(size - sizes.mean() > abs(found.difference) for size in sizes)
+    mean = sum(differences) / 100
+    larger = sum(abs(one - mean) >= abs(found.difference) for one in differences)
     assert found.p_value == pytest.approx((larger + 1) / 101)
 
 
-def test_the_test_is_sacrebleus(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("metric", ["bleu", "chrf"])
+def test_draws_and_figures_are_sacrebleus(metric: str) -> None:
+    """Its resampled figures of each system give our interval and p-value; its own p-value is computed otherwise."""
     pytest.importorskip("sacrebleu")
     from sacrebleu.metrics.bleu import BLEU
-    from sacrebleu.significance import PairedTest
+    from sacrebleu.metrics.chrf import CHRF
 
-    found = compare_outputs("bleu", GOOD, LIKE_GOOD, REFERENCES, num_samples=300, seed=99)
-    monkeypatch.setenv("SACREBLEU_SEED", "99")
-    test = PairedTest([("a", GOOD), ("b", LIKE_GOOD)], {"bleu": BLEU()}, [[one[0] for one in REFERENCES]], "bs", 300)
-    _, results = test()
-    first, second = results["BLEU"]
-    assert (found.first, found.second) == pytest.approx((first.score, second.score))
-    assert found.p_value == second.p_value
-    assert "bs:300|seed:99" in found.settings
+    found = compare_outputs(metric, GOOD, LIKE_GOOD, REFERENCES, num_samples=100, seed=99)
+    streams = [[one[0] for one in REFERENCES]]
+    counters = [{"bleu": BLEU, "chrf": CHRF}[metric]() for _ in range(2)]
+    scores = [counter.corpus_score(side, streams) for counter, side in zip(counters, (GOOD, LIKE_GOOD), strict=True)]
+    assert (found.first, found.second) == pytest.approx((scores[0].score, scores[1].score))
+    draws = np.random.default_rng(99).choice(60, size=(100, 60), replace=True)
+    differences = []
+    for draw in draws:
+        drawn = [
+            counter.corpus_score([side[i] for i in draw], [[REFERENCES[i][0] for i in draw]]).score
+            for counter, side in zip(counters, (GOOD, LIKE_GOOD), strict=True)
+        ]
+        differences.append(drawn[1] - drawn[0])
+    assert found.interval == pytest.approx(tuple(np.quantile(differences, [0.025, 0.975])))
+    larger = sum(abs(one - np.mean(differences)) >= abs(found.difference) for one in differences)
+    assert found.p_value == pytest.approx((larger + 1) / 101)
+    assert found.settings == f"paired bootstrap, 100 samples, seed 99, {counters[0].get_signature()}"
 
 
 def write(path: Path, outputs: list[str]) -> Path:
@@ -107,6 +131,12 @@ def test_pieces_are_joined(tmp_path: Path) -> None:
     assert read_predictions(tmp_path / "p.jsonl", bpe_joiner="@@") == [
         {"source": "x", "prediction": "low", "references": ["low"]}
     ]
+
+
+def test_marks_that_unicode_calls_line_ends_stand_inside_a_line(tmp_path: Path) -> None:
+    row = {"source": "a\u2028b", "prediction": "c\u0085d", "references": ["e\u2029\u000b\u000cf"]}
+    (tmp_path / "p.jsonl").write_text(f"{json.dumps(row, ensure_ascii=False)}\n" * 2, encoding="utf-8")
+    assert read_predictions(tmp_path / "p.jsonl") == [row, row]
 
 
 def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,7 @@ from .text_metrics import MAIN_SCORES, reference_streams, sacrebleu_metric, scor
 
 PAIRED_METRICS = tuple(name for name in MAIN_SCORES if name != "diversity")
 """Metrics that compare each output with its references."""
-SACREBLEU_METRICS = ("bleu", "bleu_tokenized", "chrf")
+_SACREBLEU_METRICS = ("bleu", "bleu_tokenized", "chrf")
 
 Statistics = npt.NDArray[np.float64]
 
@@ -25,11 +25,13 @@ class MetricStatistics:
         rows (`np.ndarray` of shape `(N, K)`): Numbers of each text; those of a corpus are their sums.
         figure (`Callable`): From such sums `(K,)` to the figure.
         greater_is_better (`bool`): Which way is better.
+        settings (`str`): The signature of sacrebleu, where it counts.
     """
 
     rows: Statistics
     figure: Callable[[Statistics], float]
     greater_is_better: bool
+    settings: str = ""
 
 
 def sentence_scores(
@@ -83,13 +85,14 @@ def metric_statistics(
     Returns:
         [`MetricStatistics`]: Of all texts.
     """
-    if metric in SACREBLEU_METRICS:
+    if metric in _SACREBLEU_METRICS:
         counter = sacrebleu_metric(metric, language)
         rows = counter._extract_corpus_statistics(list(hypotheses), reference_streams(references))
         return MetricStatistics(
             np.array(rows, dtype=np.float64),
             lambda sums: float(counter._compute_score_from_stats(sums.tolist()).score),
             True,
+            str(counter.get_signature()),
         )
     if metric == "error_rates":
         counts = []
