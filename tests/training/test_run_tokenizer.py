@@ -50,6 +50,26 @@ def test_the_folder_and_training_with_it(tmp_path: Path, capsys: pytest.CaptureF
     assert vocabulary == AutoTokenizer.from_pretrained(folder).get_vocab()
 
 
+def test_a_folder_with_more_than_a_tokenizer_is_not_replaced(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = write_recipe(tmp_path)
+    assert main(["train", str(recipe), "--max_steps=1", "--joint=false"]) == 0
+    before = sorted(path.name for path in (tmp_path / "run").iterdir())
+    assert main(["tokenizer", str(recipe), f"--folder={tmp_path / 'run'}"]) == 2
+    assert "nothing but a tokenizer" in capsys.readouterr().err
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == before
+    folder = tmp_path / "two"
+    assert main(["tokenizer", str(recipe), f"--folder={folder}", "--joint=false"]) == 0
+    assert main(["tokenizer", str(recipe), f"--folder={folder}"]) == 0
+    (folder / "target_tokenizer").mkdir()
+    (folder / "target_tokenizer" / "notes.txt").touch()
+    assert main(["tokenizer", str(recipe), f"--folder={folder}"]) == 2
+    assert "holds target_tokenizer" in capsys.readouterr().err
+    assert main(["tokenizer", str(recipe), f"--folder={recipe}"]) == 2
+    assert "is a file" in capsys.readouterr().err
+
+
 def test_one_a_side_and_tasks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recipe = write_recipe(tmp_path)
     assert main(["tokenizer", str(recipe), "--joint=false", "--target_kind=character", "--data.validation="]) == 0
@@ -79,7 +99,7 @@ def test_figures_counted_by_hand() -> None:
     ("line", "message"),
     [
         (["--tokenizer.name=some/where"], "it takes that of some/where"),
-        (["--folder=FOLDER"], "holds other files"),
+        (["--folder=FOLDER"], "nothing but a tokenizer"),
         (["--data.train=nowhere.jsonl"], "found none at nowhere.jsonl"),
     ],
 )

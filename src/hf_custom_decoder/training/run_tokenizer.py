@@ -9,11 +9,11 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from .recipe_options import Recipe
-from .recipe_tokenizers import existing_tokenizer_name, save_tokenizers
+from .recipe_tokenizers import TARGET_FOLDER, existing_tokenizer_name, save_tokenizers
 from .run_pretraining import PretrainingRun, check_pretraining
 from .run_recipe import RecipeRun, Report
 
-_TOKENIZER_FILE = "tokenizer.json"
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 
 
 def train_recipe_tokenizer(recipe: Recipe, report: Report, folder: str | Path | None = None) -> Path:
@@ -46,10 +46,7 @@ def train_recipe_tokenizer(recipe: Recipe, report: Report, folder: str | Path | 
     if recipe.tasks:
         check_pretraining(recipe)
     chosen = Path(f"{recipe.output}-tokenizer" if folder is None else folder).resolve()
-    if chosen.exists() and any(chosen.iterdir()) and not (chosen / _TOKENIZER_FILE).is_file():
-        raise ValueError(
-            f"The folder must be new or hold a tokenizer, but {chosen} holds other files. Choose another."
-        )
+    _check_folder(chosen)
     stages = (PretrainingRun if recipe.tasks else RecipeRun)(recipe, None, None, report)
     tokenizers = stages.new_tokenizers(stages.read_train())
     sides = stages.texts_of("validation")
@@ -70,6 +67,26 @@ def train_recipe_tokenizer(recipe: Recipe, report: Report, folder: str | Path | 
     os.replace(partial, chosen)
     report(f"The tokenizer is in {chosen}.")
     return chosen
+
+
+def _check_folder(folder: Path) -> None:
+    """Raises a `ValueError` if a folder holds more than the tokenizers that an earlier call left."""
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise ValueError(f"The folder must be new or hold a tokenizer, but {folder} is a file. Choose another.")
+    others = sorted(path.name for path in folder.iterdir() if not _is_of_tokenizer(path))
+    if others:
+        raise ValueError(
+            f"The folder must be new or hold nothing but a tokenizer, but {folder} holds {others[0]}"
+            f"{f' and {len(others) - 1} more' if len(others) > 1 else ''}. Choose another."
+        )
+
+
+def _is_of_tokenizer(path: Path) -> bool:
+    if path.is_dir():
+        return path.name == TARGET_FOLDER and all(_is_of_tokenizer(inner) for inner in path.iterdir())
+    return path.name in _TOKENIZER_FILES
 
 
 def tokenizer_figures(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> dict[str, Any]:
