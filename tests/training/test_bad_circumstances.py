@@ -1,5 +1,6 @@
 """Signals, full disks, no network, models that do not fit: a clear error, early, and nothing lost."""
 
+import json
 import os
 import resource
 import subprocess
@@ -71,6 +72,39 @@ def test_a_signal_leaves_a_whole_checkpoint(
     assert main(["train", str(recipe)]) == 0
     assert "Going on after 5 of 10 steps" in capsys.readouterr().out
     assert_equal(tmp_path / "run", uninterrupted)
+
+
+def test_a_stop_adds_nothing_to_the_mean_of_checkpoints(tmp_path: Path) -> None:
+    """Its checkpoint lies between those that are averaged, and takes the place of none."""
+    recipe = write_recipe(tmp_path, training__average_last=4, training__save_steps=2)
+    assert main(["train", str(recipe), "--output", str(tmp_path / "whole")]) == 0
+    arguments = [sys.executable, "-c", SIGNALLED_IN_THE_FIFTH_STEP, "train", str(recipe)]
+    stopped = subprocess.run(arguments, env={**os.environ, "NUMBER": "SIGTERM"}, capture_output=True, check=False)
+    assert stopped.returncode == 130, stopped.stderr.decode()[-2000:]
+    assert {path.name for path in (tmp_path / "run.training").glob("step-*")} == {"step-2", "step-4", "step-5"}
+    assert main(["train", str(recipe)]) == 0
+    results = json.loads((tmp_path / "run" / "training_results.json").read_text())
+    assert results["final_weights"] == "mean of steps 4, 6, 8, 10"
+    assert_equal(tmp_path / "run", load_file(tmp_path / "whole" / "model.safetensors"))
+
+
+def test_other_training_data_under_the_same_name_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = write_recipe(tmp_path)
+    arguments = [sys.executable, "-c", SIGNALLED_IN_THE_FIFTH_STEP, "train", str(recipe)]
+    stopped = subprocess.run(arguments, env={**os.environ, "NUMBER": "SIGTERM"}, capture_output=True, check=False)
+    assert stopped.returncode == 130, stopped.stderr.decode()[-2000:]
+    before = (tmp_path / "train.jsonl").read_text()
+    for changed, message in [
+        (before.split("\n", 7)[7], "begun with 60 pairs, got 53"),
+        (before.replace("oft", "oft oft"), "begun with 60 pairs of other lengths"),
+    ]:
+        (tmp_path / "train.jsonl").write_text(changed)
+        assert main(["train", str(recipe)]) == 2
+        assert message in capsys.readouterr().err
+    (tmp_path / "train.jsonl").write_text(before)
+    assert main(["train", str(recipe)]) == 0
 
 
 def test_one_of_two_processes_is_terminated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -25,7 +25,7 @@ from .recipe_results import RecipeResults
 from .recipe_tokenizers import save_tokenizers
 from .source_gain import ENTRY, SourceGain
 from .weight_averages import MovingAverage, average_checkpoints, load_weights
-from .whole_checkpoints import step_of, whole_checkpoints
+from .whole_checkpoints import step_of, whole_checkpoints, without_stops
 
 LOG_FILE = "training_log.json"
 REPORTS = "runs"
@@ -39,6 +39,7 @@ def take_final_weights(
     log_history: list[dict[str, float]],
     best: EarlyStopping | None,
     average_last: int,
+    save_steps: int,
     moving_average: MovingAverage | None,
     work: Path,
     report: Callable[[str], None],
@@ -49,7 +50,8 @@ def take_final_weights(
         model ([`~transformers.PreTrainedModel`]): With the weights of the last step.
         log_history (`list[dict[str, float]]`): Of the Trainer's state.
         best ([`EarlyStopping`], *optional*): Has kept the weights of the best measurements; these come first.
-        average_last (`int`): Checkpoints to average; 1 for none.
+        average_last (`int`): Checkpoints to average, not counting those of a stop; 1 for none.
+        save_steps (`int`): Optimizer steps between two checkpoints.
         moving_average ([`MovingAverage`], *optional*): Taken where nothing above is.
         work (`Path`): The folder of the checkpoints.
         report (`Callable[[str], None]`): Hears of checkpoints that are not whole.
@@ -62,7 +64,7 @@ def take_final_weights(
         steps = ", ".join(str(step_of(folder)) for folder in folders)
         return f"best {best.name}" if best.keep == 1 else f"mean of the best {best.name}, steps {steps}"
     if average_last > 1:
-        chosen = whole_checkpoints(work, report)[-average_last:]
+        chosen = without_stops(whole_checkpoints(work, report), save_steps)[-average_last:]
         load_weights(model, average_checkpoints(chosen))
         return f"mean of steps {', '.join(str(step_of(path)) for path in chosen)}"
     if moving_average is not None:

@@ -65,10 +65,18 @@ def _compare(stored: dict[str, Any], recipe: Recipe, folder: Path) -> None:
     for section, options in asdict(recipe).items():
         if section in _FREE_SECTIONS:
             continue
+        known = stored.get(section) or {}
+        if section == "tasks" and list(known) != list(options):
+            raise ValueError(
+                f"`tasks` must be the same, in the same order, when a run is continued: the one in {folder} has "
+                f"{', '.join(known) or 'none'}, got {', '.join(options) or 'none'}. Use the earlier ones, `--fresh`, "
+                "or another `--output`."
+            )
         for name, value in options.items():
-            if name in _FREE_OPTIONS.get(section, ()):
+            is_cleaned_by = section == "data" and name == "test" and recipe.cleaning.overlap is not None
+            if name in _FREE_OPTIONS.get(section, ()) and not is_cleaned_by:
                 continue
-            before = (stored.get(section) or {}).get(name, defaults[section].get(name))
+            before = known.get(name, defaults[section].get(name))
             if before != value:
                 raise ValueError(
                     f"`{section}.{name}` must be the same when a run is continued: the one in {folder} has "

@@ -17,6 +17,7 @@ from ..data.token_batches import TokenBatchSampler
 from ..data.varied_pairs import VariedPairs
 from ..hub.model_card import Measurement
 from .checkpoint_safety import safely_from
+from .data_mark import DataMark
 from .final_model import measure_model, take_final_weights, write_final_model
 from .frozen_weights import FrozenWeights
 from .full_disk import naming_a_full_disk
@@ -132,6 +133,7 @@ class RecipeRun:
         self.processes = processes
         self.report = report
         self.cleaner: Cleaner | None = None
+        self.data_mark: DataMark | None = None
 
     def keep_whole(self) -> str:
         """Removes what is torn, and says what a failed run can go on from."""
@@ -227,6 +229,7 @@ class RecipeRun:
     def plan_batches(self, source_lengths: Any, target_lengths: Any, slots_of_pass: Any = None) -> None:
         """Plans the batches of this process; arguments as in [`TokenBatchSampler`]."""
         training, processes = self.recipe.training, self.processes
+        self.data_mark = DataMark(source_lengths, target_lengths)
         self.batches = build_batches(
             training,
             source_lengths,
@@ -245,6 +248,8 @@ class RecipeRun:
         self.early_stopping = build_early_stopping(self.recipe, self.model, self.folder.best)
         newest = self.checkpoints[-1] if self.checkpoints else None
         if newest is not None:
+            if self.data_mark is not None:
+                self.data_mark.check(newest)
             self.budget.load_state_dict(json.loads((newest / _BUDGET_FILE).read_text(encoding="utf-8")))
             if self.moving_average is not None:
                 self.moving_average.load(newest)
@@ -283,6 +288,7 @@ class RecipeRun:
             log_history=state.log_history,
             best=self.early_stopping,
             average_last=training.average_last,
+            save_steps=training.save_steps,
             moving_average=self.moving_average,
             work=self.folder.work,
             report=self.report,
@@ -362,6 +368,8 @@ class RecipeRun:
 
     def _add_to_checkpoint(self, checkpoint: Path) -> None:
         write_json(checkpoint / _BUDGET_FILE, self.budget.state_dict())
+        if self.data_mark is not None:
+            self.data_mark.save(checkpoint)
         if self.moving_average is not None:
             self.moving_average.save(checkpoint)
         (checkpoint / "training_args.bin").unlink(missing_ok=True)  # a pickle, read by nobody

@@ -61,6 +61,11 @@ def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix(_PREFIX))
 
 
+def without_stops(checkpoints: list[Path], save_steps: float) -> list[Path]:
+    """Those at whole multiples of `save_steps` and the newest: what a run that was never stopped has written too."""
+    return [path for path in checkpoints if step_of(path) % save_steps == 0 or path == checkpoints[-1]]
+
+
 def remove_torn(folder: Path) -> None:
     """Removes what a killed process has left half-written."""
     for torn in [*folder.glob("checkpoint-*"), *folder.glob("*.partial")]:
@@ -72,7 +77,8 @@ class WholeCheckpoints(TrainerCallback):
     """Makes a checkpoint of the Trainer appear in one piece, as `step-N`.
 
     The Trainer writes into `checkpoint-N`, file by file and process by process. When all have finished, the first
-    process notes every file with its SHA-256, renames the folder and removes older ones.
+    process notes every file with its SHA-256, renames the folder and removes older ones. That of a stop is removed
+    first: it is there to go on from, and a run that was never stopped has none.
 
     Args:
         folder (`Path`): The Trainer's `output_dir`; give it no `save_total_limit`.
@@ -108,8 +114,11 @@ class WholeCheckpoints(TrainerCallback):
             if final.exists():  # a damaged one that was passed over
                 shutil.rmtree(final)
             os.replace(written, final)
-            for path in checkpoints_in(self.folder)[: -self._keep]:
-                shutil.rmtree(path)
+            written_so_far = checkpoints_in(self.folder)
+            kept = without_stops(written_so_far, args.save_steps)[-self._keep :]
+            for path in written_so_far:
+                if path not in kept:
+                    shutil.rmtree(path)
         if self._wait is not None:
             self._wait()
 
