@@ -70,6 +70,7 @@ def test_a_finished_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert all(0 <= share < 0.5 for share in shares)
     card = (folder / "README.md").read_text()
     assert "Perplexity a token" in card
+    assert "On val.jsonl, validation split" in card
     assert "6 optimizer steps" in card
     assert read_recipe(folder / "recipe.yaml").training.max_steps == 6
     assert "perplexity" in capsys.readouterr().out

@@ -39,9 +39,11 @@ def recipe_card(
         [`ModelCardContents`]: Ready to be written.
     """
     card, data = recipe.card, recipe.data
-    files = _as_list(data.train) or [file for task in recipe.tasks.values() for file in _as_list(task.train)]
+    validates = data.validation is not None or any(task.validation is not None for task in recipe.tasks.values())
+    split, side = ("validation", "validation") if validates else ("training", "train")
+    files = _as_list(getattr(data, side))
+    files = files or [file for task in recipe.tasks.values() for file in _as_list(getattr(task, side))]
     name = data.dataset or ", ".join(Path(file).name for file in files)
-    split = "validation" if data.validation is not None else "training"
     target = (
         "" if is_joint else f'target_tokenizer = AutoTokenizer.from_pretrained(folder, subfolder="{TARGET_FOLDER}")\n'
     )
