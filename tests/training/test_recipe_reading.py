@@ -95,6 +95,21 @@ def test_the_command_line_wins(tmp_path: Path) -> None:
         ({"tokenizer": {"tags": ["<BT>", "<BT>"]}}, "`tokenizer.tags` must be different texts"),
         ({"training": {"max_steps": 5, "batch_size": 1, "r_drop": -1}}, "`training.r_drop` must be at least 0"),
         (
+            {"training": {"max_steps": 5, "batch_size": 1, "r_drop": float("nan")}},
+            "`training.r_drop` must be a finite",
+        ),
+        (
+            {"training": {"max_steps": 5, "batch_size": 1, "learning_rate": float("inf")}},
+            "`training.learning_rate` must be a finite number, got inf",
+        ),
+        (
+            {
+                "training": {"max_steps": 5, "batch_size": 1},
+                "tasks": {"one": {"objective": "causal_lm", "weight": float("inf")}},
+            },
+            "`tasks.one.weight` must be a finite",
+        ),
+        (
             {"training": {"max_steps": 5, "batch_size": 1, "freeze": {"encoder": "never"}}},
             "`training.freeze.encoder` must be optimizer steps, at least 1, or always, got 'never'",
         ),

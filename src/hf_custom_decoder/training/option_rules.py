@@ -1,6 +1,7 @@
 """Options of a recipe as fields with a sentence, and the rules that several sections share."""
 
-from dataclasses import field
+import math
+from dataclasses import asdict, field
 from typing import Any
 
 
@@ -9,6 +10,13 @@ def option(default: Any, text: str) -> Any:
     if isinstance(default, (list, dict)):
         return field(default_factory=lambda: type(default)(default), metadata={"help": text})
     return field(default=default, metadata={"help": text})
+
+
+def check_finite(section: str, options: Any) -> None:
+    """Raises a `ValueError` if an option of a section, a dataclass, is infinite or not a number."""
+    for name, value in asdict(options).items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"`{section}.{name}` must be a finite number, got {value}.")
 
 
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:

@@ -1,12 +1,13 @@
 """What a recipe may say: one dataclass a section, a sentence and a unit for every option."""
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 from .adapter_options import AdapterOptions, check_adapter
 from .cleaning_options import CleaningOptions
 from .option_rules import check_at_least as _check_at_least
 from .option_rules import check_choice as _check_choice
+from .option_rules import check_finite as _check_finite
 from .option_rules import option as _option
 from .pretraining_options import PretrainingOptions, TaskOptions
 
@@ -378,6 +379,11 @@ class Recipe:
     )
 
     def __post_init__(self) -> None:
+        for section in fields(self):
+            if is_dataclass(getattr(self, section.name)):
+                _check_finite(section.name, getattr(self, section.name))
+        for name, task in self.tasks.items():
+            _check_finite(f"tasks.{name}", task)
         check_adapter(self.adapter, self.model, self.training)
         if self.data.streaming:
             for name in ("epochs", "max_tokens"):
