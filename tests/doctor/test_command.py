@@ -79,6 +79,15 @@ def test_the_code_in_the_folder(folder: Path, tmp_path: Path, capsys: pytest.Cap
     assert "The folder gives a stranger" in capsys.readouterr().out
 
 
+def test_a_form_given_with_the_data_is_kept(
+    folder: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "pairs").write_bytes(data.read_bytes())
+    line = ["doctor", str(folder), str(tmp_path / "pairs"), *DEAR, "--source=word", "--target=sounds"]
+    assert main([*line, "--data.format=tsv"]) == 0
+    assert "examples of text" in capsys.readouterr().out
+
+
 def test_a_config_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tiny_seq2seq().config.save_pretrained(tmp_path / "ours")
     for name in (tmp_path / "ours", tmp_path / "ours" / "config.json"):

@@ -75,6 +75,16 @@ def test_too_long_source_is_named(loaded: tuple[PreTrainedModel, PreTrainedToken
         list(generate_texts(model, tokenizer, ["cat", "a" * 64]))
 
 
+def test_sources_are_cut_at_the_length_that_is_given(
+    loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase],
+) -> None:
+    model, tokenizer = loaded
+    short, long = generate_texts(model, tokenizer, ["aba", "abacus"], max_source_length=4, truncate=True)
+    assert short == long != next(generate_texts(model, tokenizer, ["abacus"]))
+    with pytest.raises(ValueError, match="at most 4 tokens, got 7: 'abacus'"):
+        list(generate_texts(model, tokenizer, ["aba", "abacus"], max_source_length=4))
+
+
 @pytest.mark.parametrize("name", ["batch_size", "num_return_sequences"])
 def test_counts_below_one_are_refused(loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase], name: str) -> None:
     with pytest.raises(ValueError, match=f"`{name}` must be at least 1, got 0"):

@@ -12,9 +12,12 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 from hf_custom_decoder.cli import main
 from hf_custom_decoder.evaluation.batched_generation import generate_texts
 from hf_custom_decoder.evaluation.minimum_risk import least_risk, sentence_utility
+from hf_custom_decoder.evaluation.run_evaluation import evaluation_recipe
 from tests.tiny_recipes import write_pairs, write_recipe
 
 pytest.importorskip("datasets")
+
+LEARNED_POSITIONS = {"position_type": "learned", "max_position_embeddings": "5"}
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +67,34 @@ def test_perplexity_on_validation_is_that_of_training(trained: Path, tmp_path: P
     stored = json.loads((trained / "run" / "training_results.json").read_text())["validation"]["perplexity"]
     assert results(tmp_path)["perplexity"] == pytest.approx(stored, rel=1e-5)
     assert not (tmp_path / "predictions.jsonl").exists()
+
+
+def test_predictions_of_an_earlier_evaluation_go(trained: Path, tmp_path: Path) -> None:
+    evaluated(trained, tmp_path)
+    line = ["evaluate", "--model", str(trained / "run"), "--predictions", str(tmp_path)]
+    assert main([*line, "--metrics=perplexity"]) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
+
+
+@pytest.mark.parametrize("option", ["--format=json", "--data.format=json"])
+def test_a_form_given_with_the_data_is_kept(trained: Path, tmp_path: Path, option: str) -> None:
+    write_pairs(tmp_path / "pairs.txt", 5, seed=7)
+    rows, _ = evaluated(trained, tmp_path / "out", option, data=tmp_path / "pairs.txt")
+    assert len(rows) == 5
+    assert evaluation_recipe(trained / "recipe.yaml", None, ["a.csv"], {"max_rows": "2"}).data.format is None
+
+
+def test_sources_are_cut_as_in_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    positions = {f"--model.encoder.{name}": value for name, value in LEARNED_POSITIONS.items()}
+    limits = {"--max_source_length": "5", "--too_long": "truncate", **positions}
+    recipe = write_recipe(tmp_path, evaluation__metrics=["token_f1", "perplexity"])
+    assert main(["train", str(recipe), "--max_steps=1", *(part for pair in limits.items() for part in pair)]) == 0
+    capsys.readouterr()
+    assert main(["evaluate", "--model", str(tmp_path / "run"), "--evaluation.batch_size=3"]) == 0
+    rows = [json.loads(line) for line in (tmp_path / "run/evaluation/predictions.jsonl").read_text().splitlines()]
+    num_cut = sum(len(row["source"].split()) > 4 for row in rows)  # the end token is the fifth
+    assert num_cut > 0
+    assert f"{num_cut} of 7 sources were cut to 5 tokens" in capsys.readouterr().out
 
 
 def test_equal_sources_are_scored_once(trained: Path, tmp_path: Path) -> None:
@@ -182,6 +213,7 @@ def test_figures_reach_the_card(trained: Path, tmp_path: Path, capsys: pytest.Ca
         (["--model", "RUN", "--source=fr"], "names the column 'fr'"),
         (["--model", "RUN", "--metric=bleu2"], "`training.metric` must be one of"),
         (["--model", "RUN", "--metrics=blue"], "`evaluation.metrics` must be one of"),
+        (["--model", "RUN", "--evaluation.language=jp"], "must be one of zh, ja, ko, got 'jp'"),
         (["--model", "RUN", "--num_return_sequences=3"], "at most `generation.num_beams`, got 3 and 2"),
         (["--model", "RUN", "--num_return_sequences=0"], "`generation.num_return_sequences` must be at least 1"),
         (["--model", "RUN", "--do_sample=true"], "draws and does not search, got `generation.num_beams` = 2"),

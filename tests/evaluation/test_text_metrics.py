@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from hf_custom_decoder.evaluation.paired_bootstrap import compare_outputs
 from hf_custom_decoder.evaluation.text_metrics import check_metric_packages, join_bpe, normalize_answer, score_texts
 
 
@@ -56,6 +57,26 @@ def test_error_rates() -> None:
 def test_pieces_are_joined() -> None:
     assert join_bpe("lo@@ w er@@", "@@") == "low er"
     assert join_bpe("a@@b c", "@@") == "a@@b c"
+
+
+@pytest.mark.parametrize("language", ["ja", "ko"])
+def test_a_language_whose_tokenizer_is_missing_is_named_before_the_work(
+    monkeypatch: pytest.MonkeyPatch, language: str
+) -> None:
+    pytest.importorskip("sacrebleu")
+    monkeypatch.setattr(f"sacrebleu.tokenizers.tokenizer_{language}_mecab.MeCab", None)
+    with pytest.raises(ImportError, match=rf'language {language} needs MeCab.* pip install "sacrebleu\[{language}\]"'):
+        check_metric_packages(["chrf", "bleu"], language=language)
+    with pytest.raises(ImportError, match="needs MeCab"):
+        compare_outputs("bleu", ["a"], ["a"], [["a"]], language=language)
+    check_metric_packages(["chrf", "bleu_tokenized"], language=language)
+
+
+def test_a_language_without_a_tokenizer_of_its_own_is_refused() -> None:
+    with pytest.raises(ValueError, match="`language` must be one of zh, ja, ko, got 'jp'. Leave it out"):
+        check_metric_packages(["bleu"], language="jp")
+    with pytest.raises(ValueError, match="got 'jp'"):
+        compare_outputs("token_f1", ["a"], ["a"], [["a"]], language="jp")
 
 
 def test_mistakes(monkeypatch: pytest.MonkeyPatch) -> None:

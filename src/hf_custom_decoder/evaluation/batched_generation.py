@@ -19,6 +19,7 @@ def generate_texts(
     num_return_sequences: int = 1,
     target_tokenizer: PreTrainedTokenizerBase | None = None,
     truncate: bool = False,
+    max_source_length: int | None = None,
     **generation_options: Any,
 ) -> Iterator[list[str]]:
     """Generates for each source, in order, and yields the texts as soon as their batch is done.
@@ -35,7 +36,10 @@ def generate_texts(
         target_tokenizer ([`~transformers.PreTrainedTokenizerBase`], *optional*):
             The tokenizer of the outputs, where it is not that of the sources.
         truncate (`bool`, *optional*, defaults to `False`):
-            Cut sources that are longer than the tokenizer allows instead of refusing them.
+            Cut sources that are too long instead of refusing them.
+        max_source_length (`int`, *optional*):
+            Longest source in tokens, end token included; by default what the tokenizer allows, which is never
+            exceeded.
         generation_options:
             Passed to `generate`, for example `num_beams=4` or `max_new_tokens=100` (tokens). Whatever is not passed
             comes from the model's generation config.
@@ -45,8 +49,7 @@ def generate_texts(
         blank source.
 
     Raises:
-        ValueError: If `batch_size` or `num_return_sequences` is below 1, or a source is longer than the tokenizer
-            allows.
+        ValueError: If `batch_size` or `num_return_sequences` is below 1, or a source is too long.
     """
     for name, count in (("batch_size", batch_size), ("num_return_sequences", num_return_sequences)):
         if count < 1:
@@ -61,7 +64,7 @@ def generate_texts(
         while batch := list(itertools.islice(remaining, batch_size)):
             written: Iterator[str] = iter(())
             if filled := [source for source in batch if source.strip()]:
-                inputs = _encode(tokenizer, filled, truncate).to(model.device)
+                inputs = _encode(tokenizer, filled, max_source_length, truncate).to(model.device)
                 with torch.inference_mode():
                     ids = generate(**inputs, num_return_sequences=num_return_sequences, **generation_options)
                 written = iter(decode_predictions(tokenizer if target_tokenizer is None else target_tokenizer, ids))
@@ -75,14 +78,20 @@ def generate_texts(
         model.train(was_training)
 
 
-def _encode(tokenizer: PreTrainedTokenizerBase, sources: list[str], truncate: bool) -> BatchEncoding:
+def _encode(
+    tokenizer: PreTrainedTokenizerBase, sources: list[str], max_length: int | None, truncate: bool
+) -> BatchEncoding:
     """Tokenizes a batch, or says which source is too long."""
-    inputs: BatchEncoding = tokenizer(sources, padding=True, truncation=truncate, return_tensors="pt")
+    allowed = tokenizer.model_max_length
+    longest = allowed if max_length is None else min(max_length, allowed)
+    limit = longest if truncate and max_length is not None else None
+    inputs: BatchEncoding = tokenizer(
+        sources, padding=True, truncation=truncate, max_length=limit, return_tensors="pt"
+    )
     lengths = inputs["attention_mask"].sum(dim=1).tolist()
     for source, length in zip(sources, lengths, strict=True):
-        if length > tokenizer.model_max_length:
+        if length > longest:
             raise ValueError(
-                f"A source may have at most {tokenizer.model_max_length} tokens, got {length}: {source[:60]!r}. "
-                "Shorten or split it."
+                f"A source may have at most {longest} tokens, got {length}: {source[:60]!r}. Shorten or split it."
             )
     return inputs

@@ -78,14 +78,14 @@ def compare_outputs(
         references (`Sequence[Sequence[str]]`): What is right, at least one text an entry.
         num_samples (`int`, *optional*, defaults to 1000): Test sets that are drawn.
         seed (`int`, *optional*, defaults to 12345): Of the draw, at least 1.
-        language (`str`, *optional*): "zh", "ja" or "ko" for sacreBLEU's tokenizer.
+        language (`str`, *optional*): "zh", "ja" or "ko" for sacreBLEU's tokenizer; left out for the others.
 
     Returns:
         [`Comparison`]: The same for the same arguments.
 
     Raises:
         ImportError: If a package is missing.
-        ValueError: If the metric is unknown, a count or the seed is below 1, or the lists differ in length.
+        ValueError: If metric or language is unknown, a count or the seed is below 1, or the lists differ in length.
     """
     if metric not in PAIRED_METRICS:
         raise ValueError(f"`metric` must be one of {', '.join(PAIRED_METRICS)}, got {metric!r}.")
@@ -97,7 +97,7 @@ def compare_outputs(
             f"Both systems must have an output for each entry, got {len(first)} and {len(second)} outputs for "
             f"{len(references)} entries."
         )
-    check_metric_packages([metric])
+    check_metric_packages([metric], language=language)
     sides = [metric_statistics(metric, texts, references, language=language) for texts in (first, second)]
     scores = [side.figure(side.rows.sum(axis=0)) for side in sides]
     draws = np.random.default_rng(seed).choice(len(first), size=(num_samples, len(first)), replace=True)

@@ -55,7 +55,8 @@ def evaluation_recipe(
     Args:
         recipe_file (`Path`, *optional*): A recipe; without it the one in the model's folder, if there is one.
         model (`str`, *optional*): The model's folder or Hub name; without it the recipe's `output`.
-        data (`list[str]`, *optional*): Test file(s) in place of the recipe's.
+        data (`list[str]`, *optional*): Test file(s) in place of the recipe's; their form is told by their names unless
+            `overrides` gives it.
         overrides (`dict[str, str]`): Options of a recipe from the command line.
 
     Returns:
@@ -73,7 +74,8 @@ def evaluation_recipe(
     if model is not None:
         recipe = replace(recipe, output=model)
     if data:
-        recipe = replace(recipe, data=replace(recipe.data, dataset=None, test=data, format=None))
+        form = recipe.data.format if {"format", "data.format"} & set(overrides) else None
+        recipe = replace(recipe, data=replace(recipe.data, dataset=None, test=data, format=form))
     return recipe
 
 
@@ -112,7 +114,8 @@ def evaluate_recipe(
     text_metrics = [name for name in options.metrics if name != "perplexity"]
     with joined_processes() as processes:
         with processes.in_step():
-            check_metric_packages([*text_metrics, *([options.minimum_risk] if options.minimum_risk else [])])
+            utilities = [] if options.minimum_risk is None else [options.minimum_risk]
+            check_metric_packages([*text_metrics, *utilities], language=options.language)
         for is_my_turn in (processes.is_first, not processes.is_first):  # code of the folder is copied once
             with processes.in_step():
                 if is_my_turn:
@@ -160,6 +163,7 @@ def evaluate_recipe(
         if numbers:
             shown = ", ".join(map(str, numbers[:10])) + (", ..." if len(numbers) > 10 else "")
             report(f"{name.replace('_', ' ')}: {len(numbers):,} of {len(rows):,} outputs (lines {shown})")
+    _report_cut(recipe, tokenizers, entries, report)
     report(f"{len(entries):,} entries; outputs and figures are in {folder}.")
     if options.update_card:
         _update_card(recipe, scores, report)
@@ -196,6 +200,7 @@ def _generate(
             num_return_sequences=search.num_return_sequences,
             target_tokenizer=tokenizers.target,
             truncate=True,
+            max_source_length=recipe.data.max_source_length,
             num_beams=search.num_beams,
             max_new_tokens=search.max_new_tokens or recipe.data.max_target_length,
             no_repeat_ngram_size=search.no_repeat_ngram_size,
@@ -217,6 +222,15 @@ def _generate(
         return None
     by_entry = dict(zip(order, itertools.chain.from_iterable(found), strict=True))
     return [by_entry[idx] for idx in range(len(entries))]
+
+
+def _report_cut(
+    recipe: Recipe, tokenizers: PairTokenizers, entries: list[dict[str, Any]], report: Callable[[str], None]
+) -> None:
+    limit = min(recipe.data.max_source_length, tokenizers.source.model_max_length)
+    lengths = map(len, with_end(tokenizers.source, [entry["source"] for entry in entries], is_needed=False))
+    if num_cut := sum(length > limit for length in lengths):
+        report(f"{num_cut:,} of {len(entries):,} sources were cut to {limit:,} tokens (`data.max_source_length`).")
 
 
 def _prediction_rows(recipe: Recipe, entries: list[dict[str, Any]], lists: list[list[str]]) -> list[dict[str, Any]]:
@@ -346,6 +360,8 @@ def _write(
     if rows:
         lines = [json.dumps(row, ensure_ascii=False) for row in rows]
         write_text(folder / PREDICTIONS_FILE, "\n".join(lines) + "\n")
+    else:
+        (folder / PREDICTIONS_FILE).unlink(missing_ok=True)  # of an earlier evaluation
     write_json(
         folder / RESULTS_FILE,
         {

@@ -42,8 +42,17 @@ _PACKAGES = {"bleu": "sacrebleu", "bleu_tokenized": "sacrebleu", "chrf": "sacreb
 _BLEU_TOKENIZERS = {"zh": "zh", "ja": "ja-mecab", "ko": "ko-mecab"}
 
 
-def check_metric_packages(metrics: Sequence[str]) -> None:
-    """Raises an `ImportError` with the remedy if a package that a metric needs is missing."""
+def check_metric_packages(metrics: Sequence[str], *, language: str | None = None) -> None:
+    """Asks for what metrics need, before any work is done.
+
+    Args:
+        metrics (`Sequence[str]`): Which of them.
+        language (`str`, *optional*): As [`score_texts`] takes it.
+
+    Raises:
+        ImportError: If a package is missing; it names the remedy.
+        ValueError: If the language has no tokenizer of its own.
+    """
     from importlib.util import find_spec
 
     missing = sorted({_PACKAGES[name] for name in metrics if name in _PACKAGES and find_spec(_PACKAGES[name]) is None})
@@ -52,6 +61,19 @@ def check_metric_packages(metrics: Sequence[str]) -> None:
             f"The metrics {', '.join(metrics)} need {' and '.join(missing)}. Install what is missing with "
             'pip install "hf_custom_decoder[evaluate]"'
         )
+    if language is not None and language not in _BLEU_TOKENIZERS:
+        raise ValueError(
+            f"`language` must be one of {', '.join(_BLEU_TOKENIZERS)}, got {language!r}. Leave it out: all others share "
+            "one tokenizer."
+        )
+    if language is not None and "bleu" in metrics:
+        try:
+            sacrebleu_metric("bleu", language)
+        except (AssertionError, RuntimeError) as error:  # no MeCab, or one with another dictionary
+            raise ImportError(
+                f"BLEU of the language {language} needs MeCab and its dictionary. Install what is missing with "
+                f'pip install "sacrebleu[{language}]"'
+            ) from error
 
 
 def score_texts(
@@ -78,14 +100,16 @@ def score_texts(
         metrics (`Sequence[str]`): Which of them.
         hypotheses (`Sequence[str]`): What was produced.
         references (`Sequence[Sequence[str]]`): What is right, at least one text an entry.
-        language (`str`, *optional*): "zh", "ja" or "ko" for sacreBLEU's tokenizer; others share one.
+        language (`str`, *optional*): "zh", "ja" or "ko" for sacreBLEU's tokenizer; left out for the others, which
+            share one.
 
     Returns:
         `dict[str, Score]`: All figures by name.
 
     Raises:
         ImportError: If a package is missing.
-        ValueError: If there is nothing to score, the lists differ in length, or an entry has no reference.
+        ValueError: If there is nothing to score, the lists differ in length, an entry has no reference, or the
+            language has no tokenizer of its own.
     """
     if not hypotheses or len(hypotheses) != len(references):
         raise ValueError(
@@ -95,7 +119,7 @@ def score_texts(
     for idx, texts in enumerate(references):
         if not texts:
             raise ValueError(f"`references[{idx}]` must hold at least one text, got none. Leave such entries out.")
-    check_metric_packages(metrics)
+    check_metric_packages(metrics, language=language)
     scores: dict[str, Score] = {}
     for name in metrics:
         if name not in _METRICS:
