@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from transformers.cache_utils import EncoderDecoderCache
 
+from ..training.source_gain import LEAST_GAIN
 from .config_checks import Found
 from .examples import Example, label_batch, source_batch, target_batch
 from .findings import Verdict
@@ -38,7 +39,7 @@ def check_source(patient: Patient) -> Found:
         return Verdict.RIGHT, f"{text}."
     losses = [float(_token_losses(logits, examples).mean()) for logits in (right, other)]
     text = f"{text}; the labels cost {losses[0]:.2f} nats a token, with another's source {losses[1]:.2f}"
-    if losses[0] < losses[1]:
+    if losses[1] - losses[0] >= LEAST_GAIN:
         return Verdict.RIGHT, f"{text}."
     return Verdict.NOTE, f"{text}: it has not learnt yet to use the source."
 
