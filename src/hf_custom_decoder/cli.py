@@ -25,6 +25,7 @@ from .hub.push import push
 from .quickstart.quickstart_settings import ALL_DECODERS, DECODER_CHOICES, DEVICES, QuickstartSettings
 from .quickstart.run_comparison import run_comparison
 from .quickstart.run_quickstart import run_quickstart
+from .training.option_rules import check_at_least
 from .training.recipe_options import describe_options
 from .training.recipe_reading import read_recipe, take_overrides
 from .training.recipe_tokenizers import load_target_tokenizer
@@ -310,6 +311,9 @@ def _add_generate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
 
 def _run_generate(arguments: argparse.Namespace) -> None:
     refuse_several_processes("generate")
+    for name in ("num_beams", "num_return_sequences", "max_new_tokens"):
+        if getattr(arguments, name) is not None:
+            check_at_least(name, getattr(arguments, name), 1)
     sources = read_sources(arguments.texts, arguments.file, sys.stdin)
     model, tokenizer = load_model_folder(
         arguments.model,

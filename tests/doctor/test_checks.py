@@ -215,6 +215,14 @@ def test_large_models_are_told_what_is_skipped() -> None:
     assert report.is_trusted, str(report)
 
 
+def test_a_model_that_still_learns_is_not_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Too few steps for it; the one whose labels are shifted twice has learnt all that its loss asks for."""
+    monkeypatch.setattr(training_checks, "OVERFIT_STEPS", 20)
+    monkeypatch.setattr(training_checks, "OVERFIT_RATES", (3e-3,))
+    found = finding(tiny(), "overfitting")
+    assert (found.verdict, "still falls" in found.text) == (Verdict.NOTE, True)
+
+
 def test_overfitting_is_given_up_in_time() -> None:
     found = finding(tiny(models.ShiftsTwice), "overfitting", limits=Limits(overfit_seconds=0.0))
     assert found.verdict is Verdict.NOT_APPLICABLE

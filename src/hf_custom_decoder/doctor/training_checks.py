@@ -1,5 +1,6 @@
 """Checks of training: gradients, eight examples learnt by heart, and gradient accumulation of the stock Trainer."""
 
+import math
 import tempfile
 import time
 from importlib.util import find_spec
@@ -17,6 +18,8 @@ from .patient import Patient
 OVERFIT_STEPS = 200
 OVERFIT_LENGTH = 16
 """Tokens of a source and of a target that are learnt; more would only take longer."""
+STILL_LEARNING = 0.95
+"""The mean loss of the last tenth of a trial is below this share of that of the tenth before: it was too short."""
 OVERFIT_RATES = (1e-2, 3e-3, 5e-4)
 """Peak learning rates of Adam, one trial each, from the widest steps (small models) to the smallest."""
 
@@ -61,12 +64,14 @@ def check_overfitting(patient: Patient) -> Found:
     examples = [Example(one.source[:OVERFIT_LENGTH], one.target[:OVERFIT_LENGTH]) for one in patient.examples]
     best = 0.0
     total = 0
+    is_still_learning = is_of_other_tokens = False  # the loss
     for rate in OVERFIT_RATES:
         model: Any = without_dropout(patient.copy().float()).train()
         trained = [weight for weight in model.parameters() if weight.requires_grad]
         if not trained:
             return Verdict.NOT_APPLICABLE, "No weight is to be trained (`requires_grad`)."
         optimizer = torch.optim.AdamW(trained, lr=rate, weight_decay=0.0)
+        losses: list[float] = []
         for step in range(OVERFIT_STEPS):
             for group in optimizer.param_groups:
                 group["lr"] = rate * min(1.0, (step + 1) / 10)
@@ -78,6 +83,7 @@ def check_overfitting(patient: Patient) -> Found:
             torch.nn.utils.clip_grad_norm_(trained, 1.0)
             optimizer.step()
             total += 1
+            losses.append(float(loss))
             if step % 10 == 9:
                 best = max(best, _share_right(model, examples, patient.ids))
                 if best == 1.0:
@@ -88,11 +94,24 @@ def check_overfitting(patient: Patient) -> Found:
                     f"Stopped after {patient.limits.overfit_seconds:.0f} seconds and {total} steps, with "
                     f"{100 * best:.0f} % of the target tokens learnt.",
                 )
-    return (
-        Verdict.WRONG,
+        if losses and math.log(2.0) * (1.0 - _share_right(model, examples, patient.ids)) > losses[-1]:
+            is_of_other_tokens = True  # a token of half the probability is the likeliest
+        is_still_learning = is_still_learning or _is_still_learning(losses)
+    text = (
         f"{len(OVERFIT_RATES)} trials of {OVERFIT_STEPS} steps teach at most {100 * best:.0f} % of the target tokens "
-        f"of {len(examples)} examples: loss, labels or the way to the source are broken.",
+        f"of {len(examples)} examples"
     )
+    if is_still_learning and not is_of_other_tokens:
+        return Verdict.NOTE, f"{text}, and the loss still falls: the model is too small to learn them in so few steps."
+    return Verdict.WRONG, f"{text}: loss, labels or the way to the source are broken."
+
+
+def _is_still_learning(losses: list[float]) -> bool:
+    tenth = OVERFIT_STEPS // 10
+    if len(losses) < OVERFIT_STEPS:
+        return False
+    before, last = sum(losses[-2 * tenth : -tenth]) / tenth, sum(losses[-tenth:]) / tenth
+    return last < STILL_LEARNING * before
 
 
 def check_accumulation(patient: Patient) -> Found:
