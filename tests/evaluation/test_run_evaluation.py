@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,9 +11,13 @@ from huggingface_hub import ModelCard
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from hf_custom_decoder.cli import main
+from hf_custom_decoder.data.pair_encoding import PairTokenizers
+from hf_custom_decoder.data.pair_tables import read_pairs
 from hf_custom_decoder.evaluation.batched_generation import generate_texts
 from hf_custom_decoder.evaluation.minimum_risk import least_risk, sentence_utility
 from hf_custom_decoder.evaluation.run_evaluation import evaluation_recipe
+from hf_custom_decoder.evaluation.text_metrics import score_texts
+from hf_custom_decoder.training.trainer_settings import training_arguments, validation_scores
 from tests.tiny_recipes import write_pairs, write_recipe
 
 pytest.importorskip("datasets")
@@ -104,6 +109,30 @@ def test_equal_sources_are_scored_once(trained: Path, tmp_path: Path) -> None:
     assert main([*line, "--merge_references=true", "--predictions", str(tmp_path)]) == 0
     written = [json.loads(text) for text in (tmp_path / "predictions.jsonl").read_text().splitlines()]
     assert [row["references"] for row in written] == [["Katze alte", "oft"], ["hier"]]
+
+
+@pytest.mark.parametrize("options", [[], ["--merge_references=true"], ["--bpe_joiner=e"]])
+def test_the_metric_of_training_is_that_of_evaluate(trained: Path, tmp_path: Path, options: list[str]) -> None:
+    """The same outputs, once as files and once as the Trainer's ids; a letter that words end with marks pieces."""
+    pairs = [{"en": "alte Katze", "de": text} for text in ("Katze alte", "rote Katze", "alte Tür oft")]
+    pairs += [{"en": "kleine Tür", "de": "Tür kleine"}, {"en": "alte Katze", "de": "oft Katze"}]
+    (tmp_path / "data.jsonl").write_text("\n".join(map(json.dumps, pairs)))
+    _, content = evaluated(trained, tmp_path, "--metrics=error_rates", *options, data=tmp_path / "data.jsonl")
+    rows = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
+    outputs = {row["source"]: row["prediction"] for row in rows}
+    tokenizer = AutoTokenizer.from_pretrained(trained / "run")
+    overrides = dict(option.removeprefix("--").split("=") for option in ["--metric=error_rates", *options])
+    recipe = evaluation_recipe(trained / "recipe.yaml", None, [str(tmp_path / "data.jsonl")], overrides)
+    texts = [outputs[pair["en"]] for pair in pairs]
+    scores = validation_scores(
+        SimpleNamespace(predictions=tokenizer(texts, padding=True, return_tensors="np")["input_ids"]),
+        recipe=recipe,
+        tokenizers=PairTokenizers(tokenizer, tokenizer),
+        validation_pairs=read_pairs(recipe.data, "test"),
+    )
+    assert scores["token_error_rate"] == pytest.approx(content["scores"]["token_error_rate"]["value"])
+    plain = score_texts(["error_rates"], texts, [[pair["de"]] for pair in pairs])["token_error_rate"].value
+    assert (scores["token_error_rate"] == pytest.approx(plain)) == (not options)
 
 
 def evaluated(
@@ -202,6 +231,13 @@ def test_figures_reach_the_card(trained: Path, tmp_path: Path, capsys: pytest.Ca
     once = card.read_bytes()
     evaluated(trained, tmp_path / "again")
     assert card.read_bytes() == once
+
+
+def test_a_language_that_the_metric_of_training_does_not_know_is_refused_before_training(trained: Path) -> None:
+    overrides = {"metric": "exact_match", "evaluation.language": "jp"}
+    recipe = evaluation_recipe(trained / "recipe.yaml", None, None, overrides)
+    with pytest.raises(ValueError, match="`language` must be one of zh, ja, ko, got 'jp'"):
+        training_arguments(recipe, trained / "work", max_steps=1, validates=True)
 
 
 @pytest.mark.parametrize(

@@ -63,8 +63,8 @@ def check_metric_packages(metrics: Sequence[str], *, language: str | None = None
         )
     if language is not None and language not in _BLEU_TOKENIZERS:
         raise ValueError(
-            f"`language` must be one of {', '.join(_BLEU_TOKENIZERS)}, got {language!r}. Leave it out: all others share "
-            "one tokenizer."
+            f"`language` must be one of {', '.join(_BLEU_TOKENIZERS)}, got {language!r}. Leave it out: all others "
+            "share one tokenizer."
         )
     if language is not None and "bleu" in metrics:
         try:

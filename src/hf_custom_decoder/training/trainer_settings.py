@@ -7,8 +7,9 @@ import torch
 from transformers import PreTrainedModel, Seq2SeqTrainingArguments
 
 from ..data.pair_encoding import PairTokenizers
+from ..data.pair_tables import merge_references
 from ..evaluation.predictions import decode_predictions
-from ..evaluation.text_metrics import MAIN_SCORES, score_texts
+from ..evaluation.text_metrics import MAIN_SCORES, check_metric_packages, join_bpe, score_texts
 from .added_loss import AddedLoss
 from .early_stopping import EarlyStopping
 from .hardware import runs_on_cpu
@@ -23,8 +24,14 @@ def training_arguments(recipe: Recipe, work: Path, *, max_steps: int, validates:
         work (`Path`): Where checkpoints go.
         max_steps (`int`): Optimizer steps of the whole run.
         validates (`bool`): Whether there is validation data to measure on.
+
+    Raises:
+        ImportError: If the metric's language needs a package that is missing.
+        ValueError: If the metric does not know the language.
     """
     training = recipe.training
+    if training.metric is not None:
+        check_metric_packages([training.metric], language=recipe.evaluation.language)
     return Seq2SeqTrainingArguments(
         output_dir=str(work),
         max_steps=max_steps,
@@ -82,16 +89,28 @@ def build_added_loss(recipe: Recipe, teacher: PreTrainedModel | None, device: An
 def validation_scores(
     prediction: Any, *, recipe: Recipe, tokenizers: PairTokenizers, validation_pairs: Any
 ) -> dict[str, float]:
-    """Scores what was generated for the validation data by the recipe's metric.
+    """Scores what was generated for the validation data by the recipe's metric, as `evaluate` does.
+
+    Pieces are joined by `evaluation.bpe_joiner`, and with `data.merge_references` each source is scored once.
 
     Args:
         prediction (`transformers.EvalPrediction`): Of the Trainer, with generated ids.
-        recipe ([`Recipe`]): With `training.metric`.
+        recipe ([`Recipe`]): With `training.metric`; `data` and `evaluation` say what is scored.
         tokenizers ([`PairTokenizers`]): Of the run.
-        validation_pairs (`datasets.Dataset`): With their references, in the order of the predictions.
+        validation_pairs (`datasets.Dataset`): With texts and references, in the order of the predictions.
     """
-    texts = decode_predictions(tokenizers.target, prediction.predictions)
     references = list(validation_pairs["references"])
+    texts = decode_predictions(tokenizers.target, prediction.predictions)[: len(references)]
+    if recipe.data.merge_references:
+        entries = merge_references(validation_pairs.select_columns(["source", "target", "references"]))
+        references = [entry["references"] for entry in entries]
+        by_source: dict[str, str] = {}
+        for source, text in zip(validation_pairs["source"], texts, strict=True):
+            by_source.setdefault(source, text)
+        texts = [by_source[entry["source"]] for entry in entries]
+    if (joiner := recipe.evaluation.bpe_joiner) is not None:
+        texts = [join_bpe(text, joiner) for text in texts]
+        references = [[join_bpe(text, joiner) for text in group] for group in references]
     metric, language = str(recipe.training.metric), recipe.evaluation.language
-    scores = score_texts([metric], texts[: len(references)], references, language=language)
+    scores = score_texts([metric], texts, references, language=language)
     return {name: score.value for name, score in scores.items()}
