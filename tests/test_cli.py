@@ -13,6 +13,7 @@ from hf_custom_decoder.cli import main
 from hf_custom_decoder.evaluation.batched_generation import generate_texts
 from hf_custom_decoder.hub.model_folder import load_model_folder
 from tests.tiny_pronunciation import save_tiny_model
+from tests.tiny_recipes import write_recipe
 
 WORDS = ["cat", "aback", "ta"]
 
@@ -80,6 +81,8 @@ def test_longest_output(folder: Path, capsys: pytest.CaptureFixture[str]) -> Non
         (["generate", "--model", "FOLDER", "--file", "nowhere.txt", "cat"], "not both"),
         (["generate", "--model", "FOLDER", "--batch_size=0", "cat"], "`batch_size` must be at least 1"),
         (["generate", "--model", "FOLDER", "--num_beams=x", "cat"], "invalid int value"),
+        (["generate", "--model", "FOLDER", "--num_beams=0", "cat"], "`num_beams` must be at least 1, got 0"),
+        (["generate", "--model", "FOLDER", "--max_new_tokens=-1", "cat"], "`max_new_tokens` must be at least 1"),
         (["quickstart", "--minutes=0"], "`minutes` must be a positive training time"),
         (["quickstart", "--minutes=1", "--max_steps=5"], "not allowed with argument"),
         (["quickstart", "--device=tpu"], "invalid choice: 'tpu'"),
@@ -94,6 +97,18 @@ def test_wrong_usage_is_explained(
     assert message in captured.err
     assert captured.out == ""
     assert "Traceback" not in captured.err
+
+
+@pytest.mark.parametrize("name", ["pairs.csv", "pairs.jsonl.gz", "pairs"])
+def test_generated_pairs_are_named_as_what_they_are(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    recipe, output = write_recipe(tmp_path), str(tmp_path / name)
+    for line in (["distill", "--teacher", str(folder)], ["back-translate", "--model", str(folder), "--tag="]):
+        text = ["--text", str(tmp_path / "train.jsonl")] if line[0] == "back-translate" else []
+        assert main([line[0], str(recipe), *line[1:], *text, "--output", output]) == 2
+        assert "`--output` must be named .json or .jsonl" in capsys.readouterr().err
+    assert not list(tmp_path.glob("pairs*"))
 
 
 def test_empty_pipe(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

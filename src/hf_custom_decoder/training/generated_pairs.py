@@ -38,7 +38,7 @@ def distill_pairs(
 
     Raises:
         OSError: If teacher or data cannot be read.
-        ValueError: If the file is there, or an interrupted run had other settings.
+        ValueError: If the file is there or not named .json or .jsonl, or an interrupted run had other settings.
     """
     _check_columns(recipe.data)
     _check_output(output, recipe.data, [], fresh)
@@ -80,8 +80,8 @@ def back_translate(
 
     Raises:
         OSError: If the model or a text cannot be read.
-        ValueError: If the tokenizer to be trained would not know the tag, the file is there, the texts are empty, or
-            an interrupted run had other settings.
+        ValueError: If the tokenizer to be trained would not know the tag, the file is there or not named .json or
+            .jsonl, the texts are empty, or an interrupted run had other settings.
     """
     _check_columns(recipe.data)
     if tag and tag not in recipe.tokenizer.tags:
@@ -100,7 +100,11 @@ def back_translate(
 
 
 def _check_output(output: Path, data: DataOptions, texts: Sequence[Path], fresh: bool) -> None:
-    """Refuses a file that is there, and one that the pairs are made from."""
+    """Refuses a name that says another form, a file that is there, and one that the pairs are made from."""
+    if output.suffix not in (".json", ".jsonl"):
+        raise ValueError(
+            f"`--output` must be named .json or .jsonl, as JSON Lines are written, got {output}. Choose another name."
+        )
     named = [name for split in (data.train, data.validation, data.test) for name in _as_list(split)]
     read = [*texts, *(Path(name) for name in named if data.dataset is None)]
     if output.resolve() in [file.resolve() for file in read]:
