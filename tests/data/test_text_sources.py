@@ -47,3 +47,9 @@ def test_nothing_at_all_is_refused(lines: list[str], tmp_path: Path) -> None:
     file.write_text("".join(lines))
     with pytest.raises(ValueError, match=r"got nothing from .*empty\.txt"):
         list(read_sources([], file, []))
+
+
+def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
+    file = tmp_path / "words.txt"
+    file.write_text("one\ntwo\n", encoding="utf-8-sig")
+    assert list(read_sources([], file, [])) == ["one", "two"]

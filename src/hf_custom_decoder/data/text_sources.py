@@ -35,7 +35,7 @@ def _lines_of_file(file: Path) -> Iterator[str]:
         raise FileNotFoundError(f"`--file` must be a text file, found none at {file}.")
 
     def lines() -> Iterator[str]:
-        with file.open(encoding="utf-8") as stream:
+        with file.open(encoding="utf-8-sig") as stream:
             yield from _lines(stream, str(file))
 
     return lines()

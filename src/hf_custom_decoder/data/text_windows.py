@@ -1,5 +1,6 @@
 """Unlabelled text from the Hub or from files, and the windows of tokens that it is cut into."""
 
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -30,19 +31,21 @@ def read_texts(options: DataOptions, split: str, columns: list[str], option: str
         OSError: If a file is not there, or the Hub could not be asked.
         ValueError: If a column is missing, or no text is left.
     """
-    rows, present, name = load_rows(options, split, streaming=streaming)
+    rows = load_rows(options, split, streaming=streaming)
     chosen = [ColumnText(column, option) for column in columns]
     for column in chosen:
-        column.check(present, name)
-    texts = rows.map(
+        column.check(rows.columns, rows.name)
+    texts = rows.table.map(
         _make_texts,
         batched=True,
-        remove_columns=present,
-        fn_kwargs={"columns": chosen, "lowercase": options.lowercase},
+        remove_columns=rows.stored,
+        fn_kwargs={"read_batch": rows.read_batch, "columns": chosen, "lowercase": options.lowercase},
         **({} if streaming else {"desc": f"reading {split}"}),
     )
     if not streaming and len(texts) == 0:
-        raise ValueError(f"`{option}` must lead to text, but in all {len(rows)} rows of {name} it is empty.")
+        raise ValueError(
+            f"`{option}` must lead to text, but in all {len(rows.table)} rows of {rows.name} it is empty."
+        )
     return texts
 
 
@@ -83,10 +86,15 @@ def cut_windows(
     return windows
 
 
-def _make_texts(rows: dict[str, list[Any]], *, columns: list[ColumnText], lowercase: bool) -> dict[str, list[str]]:
+def _make_texts(
+    rows: dict[str, list[Any]],
+    *,
+    read_batch: Callable[[dict[str, list[Any]]], Iterator[dict[str, Any]]],
+    columns: list[ColumnText],
+    lowercase: bool,
+) -> dict[str, list[str]]:
     texts = []
-    for values in zip(*rows.values(), strict=True):
-        row = dict(zip(rows, values, strict=True))
+    for row in read_batch(rows):
         texts += [text for column in columns for text in column.texts(row)]
     return {"text": [text.lower() for text in texts] if lowercase else texts}
 
