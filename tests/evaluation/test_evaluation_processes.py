@@ -160,7 +160,7 @@ def test_each_process_has_a_share(trained: Path, outcomes: list[dict[str, Any]])
 def test_a_bad_row_ends_both(outcomes: list[dict[str, Any]], trained: Path) -> None:
     first, second = outcomes[0]["bad row"], outcomes[1]["bad row"]
     assert (first["status"], second["status"]) == (2, 2)
-    assert "bad.jsonl could not be read as json" in first["stderr"]
+    assert "bad.jsonl, line 2, could not be read as json" in first["stderr"]
     assert "Process 0 of 2 (counted from 0) has failed" in second["stderr"]
     assert not (trained / "bad").exists()
 
