@@ -135,7 +135,7 @@ def test_an_interrupted_command_goes_on(
 
 def test_back_translation(teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = tmp_path / "mono.txt"
-    text.write_text("heute singt\n\nKatze läuft oft\n", encoding="utf-8")
+    text.write_text("heute singt\n\nKatze läuft oft\n", encoding="utf-8-sig")  # the mark is no text
     output = tmp_path / "back.jsonl"
     recipe = write_recipe(tmp_path, data__source="pair.en", data__target="pair.de", tokenizer__vocab_size=9)
     line = ["back-translate", str(recipe), "--model", str(teacher), "--text", str(text), "--output", str(output)]
@@ -184,3 +184,14 @@ def test_what_cannot_be_written_is_refused(teacher: Path, tmp_path: Path, capsys
     assert "`data.source` must be a column or a path into one" in capsys.readouterr().err
     assert main([*line, "--source", "en", "--prefix_words", "3"]) == 2
     assert "Pairs of one column cannot be written again" in capsys.readouterr().err
+
+
+def test_text_that_cannot_be_read_is_named(teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = write_recipe(tmp_path)
+    (tmp_path / "latin.txt").write_bytes("eins\nläuft\n".encode("latin-1"))
+    (tmp_path / "plain.gz").write_bytes(b"no")
+    line = ["back-translate", str(recipe), "--model", str(teacher), "--tag", "", "--output", str(tmp_path / "b.jsonl")]
+    assert main([*line, "--text", str(tmp_path / "latin.txt")]) == 2
+    assert "must be UTF-8, but byte 6 of" in capsys.readouterr().err
+    assert main([*line, "--text", str(tmp_path / "plain.gz")]) == 2
+    assert "plain.gz could not be unpacked: Not a gzipped file" in capsys.readouterr().err

@@ -145,10 +145,9 @@ def _table(
     streaming: bool,
 ) -> Any:
     """Makes a stream, or a table that is kept for as long as the files stay as they are, of texts."""
-    features = datasets.Features({column: datasets.Value("string") for column in columns})
     if streaming:
         return datasets.IterableDataset.from_generator(
-            _rows_of_parts, features=features, gen_kwargs={"parts": parts, "columns": columns, "reader": reader}
+            _rows_of_parts, gen_kwargs={"parts": parts, "columns": columns, "reader": reader}
         )
     import pyarrow as pa  # type: ignore[import-untyped]
 
@@ -157,7 +156,7 @@ def _table(
     key = hashlib.sha256(repr((known, columns, settings)).encode()).hexdigest()[:32]
     path = Path(cache_dir or datasets.config.HF_DATASETS_CACHE).expanduser() / "text_files" / key / "rows.arrow"
     if not path.is_file():
-        schema = features.arrow_schema
+        schema = pa.schema([(column, pa.string()) for column in columns])
         rows = _rows_of_parts(parts, columns, reader)
         with temporary_name(path) as temporary, pa.ipc.new_stream(str(temporary), schema) as writer:
             while some := list(islice(rows, _ROWS_AT_ONCE)):

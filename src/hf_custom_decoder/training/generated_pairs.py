@@ -1,6 +1,5 @@
 """Training files that a model writes: targets of a teacher, and sources for text that has none."""
 
-import gzip
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 from ..atomic_files import write_text
 from ..data.pair_tables import read_pairs
+from ..data.text_files import read_lines
 from ..evaluation.batched_generation import generate_texts
 from ..hub.model_folder import load_model_folder
 from .kept_outputs import kept_outputs
@@ -197,8 +197,4 @@ def _put(row: dict[str, Any], path: str, text: str) -> None:
 def _lines(file: Path) -> Iterator[str]:
     if not file.is_file():
         raise FileNotFoundError(f"`--text` must be text files, found none at {file}.")
-    opened: Any = gzip.open if file.suffix == ".gz" else open
-    with opened(file, "rt", encoding="utf-8", newline="\n") as stream:
-        for line in stream:
-            if line.strip():
-                yield line.strip()
+    return (line.strip() for line in read_lines(file) if line.strip())
