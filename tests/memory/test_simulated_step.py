@@ -2,8 +2,8 @@
 A simulated step against a real one in float32 on the CPU: what autograd saves, and the most that is allocated.
 
 What may differ is known by its size. A batch without padding needs no mask, so the real step has none; the simulated
-one counts the mask that a padded batch has, a float32 number a pair of positions and attention layer. Scalars and the
-shifted ids that live at the end of the forward pass are below a KiB.
+one counts the mask that a padded batch has in the decoder's self-attention, a float32 number a pair of positions and
+layer. Scalars and the shifted ids that live at the end of the forward pass are below a KiB.
 """
 
 import pytest
@@ -42,7 +42,7 @@ def simulated(kind: str, *, checkpointing: bool = False, autocast: torch.dtype |
 
 
 def mask_bytes(kind: str, size: int = 4) -> int:
-    return PAIRS * (2 * SOURCE**2 + DECODER_MASKS[kind] * TARGET**2) * size
+    return PAIRS * DECODER_MASKS[kind] * TARGET**2 * size
 
 
 @pytest.fixture(autouse=True)
@@ -78,13 +78,14 @@ def test_the_most_that_is_allocated_over_an_lstm() -> None:
 
 
 def test_gradient_checkpointing() -> None:
+    """The state of the CPU's generator, which a layer keeps to draw the same dropout again, is not counted."""
     model = model_of("transformer")
-    model.gradient_checkpointing_enable()
+    model.gradient_checkpointing_enable({"use_reentrant": False, "preserve_rng_state": False})
     measured = allocated_peak(model, full_batch())
     found, plain = simulated("transformer", checkpointing=True), simulated("transformer")
     assert found.activations < 0.5 * plain.activations
     assert found.flops > plain.flops
-    assert abs(found.peak - measured) <= mask_bytes("transformer") + KIB
+    assert abs(found.peak - measured) <= KIB
 
 
 def test_autocast_keeps_copies_of_the_matrices() -> None:

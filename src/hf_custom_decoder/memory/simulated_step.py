@@ -73,10 +73,10 @@ def simulate_step(
 
     Attention kernels are taken to keep queries, keys, values, output and one number a query, as FlashAttention (Dao et
     al. 2022, section 3.1) and torch's fused kernels do, and no dropout mask; masks of other dropout have the dtype of
-    the states, though CUDA keeps booleans; a mask of the batch is kept by every
-    layer, as for a padded batch. Under autocast norms compute in float32, as on CUDA, but
-    not with gradient checkpointing, where layers that are computed again would not. Recurrent layers keep what
-    torch's own loop over the steps keeps; other kernels (oneDNN, cuDNN) keep more.
+    the states, though CUDA keeps booleans; every layer of the decoder keeps the mask of its self-attention, as for a
+    padded batch, while masks over padded sources, a number a position, are left out. Under autocast norms compute in
+    float32, as on CUDA, but not with gradient checkpointing, where layers that are computed again would not. Recurrent
+    layers keep what torch's own loop over the steps keeps; other kernels (oneDNN, cuDNN) keep more.
 
     Args:
         model (`nn.Module`): An encoder-decoder model in training mode, built under [`without_memory`], within which
