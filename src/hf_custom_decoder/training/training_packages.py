@@ -49,7 +49,7 @@ def check_training_packages(recipe: Recipe) -> None:
     if recipe.adapter.method is not None:
         check_peft("`adapter.method`")
     if recipe.training.metric is not None:
-        check_metric_packages([recipe.training.metric])
+        check_metric_packages([recipe.training.metric], language=recipe.evaluation.language)
     reporters = recipe.training.report_to
     available = get_available_reporting_integrations()
     for name in reporters if isinstance(reporters, list) else [reporters or "none"]:
