@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -156,6 +157,22 @@ def test_figures_of_single_outputs_average_to_the_whole(trained: Path, tmp_path:
     num_bytes = sum(len(row["references"][0].encode()) for row in rows)
     assert math.exp(nats / num_bytes) == pytest.approx(content["scores"]["perplexity_per_byte"]["value"])
     assert content["scores"]["perplexity_per_byte"]["settings"] == f"{num_bytes} bytes of 7 targets, 0 tokens unknown"
+
+
+def test_without_a_recipe_the_tokenizer_says_how_long_sources_are(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(trained / "run", folder)
+    (folder / "recipe.yaml").unlink()
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    (tmp_path / "long.jsonl").write_text(json.dumps({"source": "Katze " * 299, "target": "Katze"}) + "\n")
+    line = ["evaluate", "--model", str(folder), "--data", str(tmp_path / "long.jsonl"), "--metrics=chrf,perplexity"]
+    for allowed, options, cut_to in ((400, [], None), (280, [], 280), (400, ["--max_source_length=290"], 290)):
+        (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "model_max_length": allowed}))
+        assert main([*line, *options]) == 0
+        said = capsys.readouterr().out
+        assert f"1 of 1 sources were cut to {cut_to} tokens" in said if cut_to else "were cut" not in said
 
 
 def test_targets_that_are_cut_have_no_bytes(trained: Path, tmp_path: Path) -> None:

@@ -44,6 +44,8 @@ _HUB_METRICS = {
     "perplexity_per_byte": "perplexity",
 }
 """Names of metrics on the Hub, where they are others."""
+_NO_LIMIT = 10**9
+"""Tokens of a source of which no recipe says anything: what the tokenizer allows."""
 _DATA_NAMES = ("dataset", "config", "revision", "test", "source", "target")
 
 
@@ -71,6 +73,8 @@ def evaluation_recipe(
     if recipe_file is None and model is not None and (Path(model) / _RECIPE_FILE).is_file():
         recipe_file = Path(model) / _RECIPE_FILE
     recipe = read_recipe(recipe_file, overrides)
+    if recipe_file is None and not {"max_source_length", "data.max_source_length"} & set(overrides):
+        recipe = replace(recipe, data=replace(recipe.data, max_source_length=_NO_LIMIT))
     if model is not None:
         recipe = replace(recipe, output=model)
     if data:
@@ -126,6 +130,8 @@ def evaluate_recipe(
                         precision=precision,
                     )
                     tokenizers = PairTokenizers(tokenizer, load_target_tokenizer(recipe.output) or tokenizer)
+        longest = min(recipe.data.max_source_length, tokenizer.model_max_length)
+        recipe = replace(recipe, data=replace(recipe.data, max_source_length=longest))
         with processes.in_step():
             pairs = read_pairs(recipe.data, "test") if processes.is_first else []
         entries = merge_references(pairs) if recipe.data.merge_references else list(pairs)
@@ -227,7 +233,7 @@ def _generate(
 def _report_cut(
     recipe: Recipe, tokenizers: PairTokenizers, entries: list[dict[str, Any]], report: Callable[[str], None]
 ) -> None:
-    limit = min(recipe.data.max_source_length, tokenizers.source.model_max_length)
+    limit = recipe.data.max_source_length
     lengths = map(len, with_end(tokenizers.source, [entry["source"] for entry in entries], is_needed=False))
     if num_cut := sum(length > limit for length in lengths):
         report(f"{num_cut:,} of {len(entries):,} sources were cut to {limit:,} tokens (`data.max_source_length`).")
