@@ -58,11 +58,9 @@ def load_rows(options: DataOptions, split: str, *, streaming: bool = False) -> S
             columns = list(next(iter(table), {}))
         found = SplitRows(table, columns, columns, f"{options.dataset}, {where}")
     table = found.table
-    if (
-        (next(iter(table), None) is None)
-        if streaming and options.dataset is None
-        else not streaming and not len(table)
-    ):
+    is_local_stream = streaming and options.dataset is None
+    is_empty = next(iter(table), None) is None if is_local_stream else not streaming and len(table) == 0
+    if is_empty:
         raise ValueError(f"`data.{split}` must hold some rows, {found.name} is empty.")
     if options.max_rows is not None:
         count = options.max_rows
