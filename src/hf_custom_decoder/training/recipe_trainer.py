@@ -125,6 +125,12 @@ class RecipeTrainer(ExactEvaluationMixin, Seq2SeqTrainer):
                 output.metrics[f"eval_{ENTRY}"] = gain
         return output
 
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """A tied weight is in a checkpoint under one of its names, and none is missing."""
+        tied = getattr(self.model, "all_tied_weights_keys", {})
+        if load_result.unexpected_keys or any(name not in tied for name in load_result.missing_keys):
+            super()._issue_warnings_after_load(load_result)
+
 
 def _call(added: AddedLoss, model: torch.nn.Module, **batch: Any) -> Any:
     return added(model, batch)
