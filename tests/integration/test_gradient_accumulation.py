@@ -161,8 +161,9 @@ def test_trainer_with_8_accumulation_steps_equals_a_batch_of_8_times_the_size(
     assert logged_losses(big)[0] == pytest.approx(truth, rel=1e-6)
     assert logged_losses(accumulated) == pytest.approx(logged_losses(big), rel=1e-6)
     assert_same(weights_of(other), weights_of(one))
-    moved = [name for name, value in weights_of(one).items() if not torch.equal(value, weights_of(model)[name])]
-    assert len(moved) == len(weights_of(one))
+    still = [name for name, value in weights_of(one).items() if torch.equal(value, weights_of(model)[name])]
+    # A bias of keys adds the same to all scores of a query: only rounding moves it.
+    assert [name for name in still if not name.endswith(".k_proj.bias")] == []
 
 
 @pytest.mark.parametrize("build", [tiny_causal, recurrent_causal])

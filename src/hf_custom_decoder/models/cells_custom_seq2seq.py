@@ -210,11 +210,23 @@ def _fused(
     first = [one[None].contiguous() for one in state]  # (1, B, H)
     given = first if cell.cell_type == "lstm" else first[0]
     common = (cell.weights, True, 1, 0.0, cell.training, False)
-    if batch_sizes is None:
-        outputs, *last = kernel(inputs, given, *common, True)
-    else:
+    if batch_sizes is not None:
         outputs, *last = kernel(inputs, batch_sizes, given, *common)
+    elif cell.cell_type == "lstm" and _lacks_low_precision(inputs.device):
+        with torch.autocast("cpu", enabled=False):
+            outputs, *last = kernel(inputs, given, *common, True)
+    else:
+        outputs, *last = kernel(inputs, given, *common, True)
     return outputs, tuple(one[0] for one in last)
+
+
+def _lacks_low_precision(device: torch.device) -> bool:
+    """Whether autocast would ask oneDNN for an LSTM in numbers for which this CPU has no instructions: an error."""
+    if device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
+        return False
+    name = "bf16" if torch.get_autocast_dtype("cpu") == torch.bfloat16 else "fp16"
+    is_supported: Any = getattr(torch.ops.mkldnn, f"_is_mkldnn_{name}_supported", None)
+    return is_supported is None or not is_supported()
 
 
 def _loop(cell: RecurrentCell, gates: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
