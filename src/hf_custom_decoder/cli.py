@@ -311,7 +311,7 @@ def _add_generate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
 
 def _run_generate(arguments: argparse.Namespace) -> None:
     refuse_several_processes("generate")
-    for name in ("num_beams", "num_return_sequences", "max_new_tokens"):
+    for name in ("num_beams", "max_new_tokens"):  # the rest is checked where it is used
         if getattr(arguments, name) is not None:
             check_at_least(name, getattr(arguments, name), 1)
     sources = read_sources(arguments.texts, arguments.file, sys.stdin)

@@ -18,7 +18,8 @@ from hf_custom_decoder.evaluation.batched_generation import generate_texts
 from hf_custom_decoder.evaluation.minimum_risk import least_risk, sentence_utility
 from hf_custom_decoder.evaluation.run_evaluation import evaluation_recipe
 from hf_custom_decoder.evaluation.text_metrics import score_texts
-from hf_custom_decoder.training.trainer_settings import training_arguments, validation_scores
+from hf_custom_decoder.training.trainer_settings import validation_scores
+from hf_custom_decoder.training.training_packages import check_training_packages
 from tests.tiny_recipes import write_pairs, write_recipe
 
 pytest.importorskip("datasets")
@@ -254,7 +255,7 @@ def test_a_language_that_the_metric_of_training_does_not_know_is_refused_before_
     overrides = {"metric": "exact_match", "evaluation.language": "jp"}
     recipe = evaluation_recipe(trained / "recipe.yaml", None, None, overrides)
     with pytest.raises(ValueError, match="`language` must be one of zh, ja, ko, got 'jp'"):
-        training_arguments(recipe, trained / "work", max_steps=1, validates=True)
+        check_training_packages(recipe)
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from .recipe_options import Recipe
 from .recipe_reading import recipe_to_yaml
 from .recipe_results import RecipeResults
 from .recipe_tokenizers import save_tokenizers
-from .source_gain import ENTRY, SourceGain
+from .source_gain import GAIN_NAME, SourceGain
 from .weight_averages import MovingAverage, average_checkpoints, load_weights
 from .whole_checkpoints import step_of, whole_checkpoints, without_stops
 
@@ -100,7 +100,7 @@ def measure_model(
     figures = {"loss": loss, "perplexity": perplexity(loss)}
     gain = SourceGain(rows, collate, batch_size)(model)
     if gain is not None:
-        figures[ENTRY] = gain
+        figures[GAIN_NAME] = gain
     measurements = [Measurement("perplexity", "Perplexity a token", figures["perplexity"], settings)]
     return figures, measurements
 

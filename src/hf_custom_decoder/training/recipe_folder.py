@@ -73,8 +73,8 @@ def _compare(stored: dict[str, Any], recipe: Recipe, folder: Path) -> None:
                 "or another `--output`."
             )
         for name, value in options.items():
-            is_cleaned_by = section == "data" and name == "test" and recipe.cleaning.overlap is not None
-            if name in _FREE_OPTIONS.get(section, ()) and not is_cleaned_by:
+            decides_what_is_trained_on = name == "test" and recipe.cleaning.overlap is not None
+            if name in _FREE_OPTIONS.get(section, ()) and not decides_what_is_trained_on:
                 continue
             before = known.get(name, defaults[section].get(name))
             if before != value:

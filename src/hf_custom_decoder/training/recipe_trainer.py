@@ -13,7 +13,7 @@ from ..evaluation.predictions import IGNORED_LABEL_ID
 from ..exact_evaluation import ExactEvaluationMixin
 from .added_loss import AddedLoss
 from .frozen_weights import FrozenWeights
-from .source_gain import ENTRY, SourceGain
+from .source_gain import GAIN_NAME, SourceGain
 from .weight_averages import MovingAverage
 from .word_dropout import WordDropout
 
@@ -122,7 +122,7 @@ class RecipeTrainer(ExactEvaluationMixin, Seq2SeqTrainer):
             model: Any = self.model
             gain = self._source_gain(model)
             if gain is not None and output.metrics is not None:
-                output.metrics[f"eval_{ENTRY}"] = gain
+                output.metrics[f"eval_{GAIN_NAME}"] = gain
         return output
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:

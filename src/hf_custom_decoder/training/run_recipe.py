@@ -48,7 +48,7 @@ from .recipe_tokenizers import (
     train_tokenizers,
 )
 from .recipe_trainer import RecipeTrainer
-from .source_gain import ENTRY, SourceWatch, describe_unused, is_unused
+from .source_gain import GAIN_NAME, SourceWatch, describe_unused, is_unused
 from .stop_on_request import StopOnRequest
 from .teacher import load_teacher
 from .trainer_settings import build_added_loss, build_early_stopping, training_arguments, validation_scores
@@ -328,8 +328,8 @@ class RecipeRun:
         self.processes.wait_for_everyone()
         for name, value in validation.items():
             self.report(f"{name}: {value:.3f} on validation")
-        if is_unused(validation.get(ENTRY)):
-            self.report(describe_unused(validation[ENTRY], "At its end"))
+        if is_unused(validation.get(GAIN_NAME)):
+            self.report(describe_unused(validation[GAIN_NAME], "At its end"))
         if self.recipe.data.streaming and self.cleaner is not None:
             self.report(f"Cleaning, of what was read in the first pass:\n{self.cleaner.report.as_table()}")
         self.report(f"The model is in {self.recipe.output}.")

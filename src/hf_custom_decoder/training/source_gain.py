@@ -14,10 +14,11 @@ NUM_ROWS = 32
 LEAST_GAIN = 0.01
 """In nats a token. A model that writes the same for every source has less."""
 
-EARLY = 0.1
+EARLY_SHARE = 0.1
 """Share of the steps in which a model may still learn the language of the targets first."""
 
-ENTRY = "source_gain"
+GAIN_NAME = "source_gain"
+"""In results; in the log with "eval_" before it."""
 
 
 class SourceGain:
@@ -89,8 +90,8 @@ class SourceWatch(TrainerCallback):
         metrics: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
-        gain = (metrics or {}).get(f"eval_{ENTRY}")
-        is_early = state.global_step < EARLY * self._max_steps
+        gain = (metrics or {}).get(f"eval_{GAIN_NAME}")
+        is_early = state.global_step < EARLY_SHARE * self._max_steps
         if gain is not None and is_unused(gain) and not is_early and not self._has_said:
             self._has_said = True
             self._report(describe_unused(gain, f"After {state.global_step:,} steps"))

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel, Seq2SeqTrainingArguments
 from ..data.pair_encoding import PairTokenizers
 from ..data.pair_tables import merge_references
 from ..evaluation.predictions import decode_predictions
-from ..evaluation.text_metrics import MAIN_SCORES, check_metric_packages, join_bpe, score_texts
+from ..evaluation.text_metrics import MAIN_SCORES, join_bpe, score_texts
 from .added_loss import AddedLoss
 from .early_stopping import EarlyStopping
 from .hardware import runs_on_cpu
@@ -24,14 +24,8 @@ def training_arguments(recipe: Recipe, work: Path, *, max_steps: int, validates:
         work (`Path`): Where checkpoints go.
         max_steps (`int`): Optimizer steps of the whole run.
         validates (`bool`): Whether there is validation data to measure on.
-
-    Raises:
-        ImportError: If the metric's language needs a package that is missing.
-        ValueError: If the metric does not know the language.
     """
     training = recipe.training
-    if training.metric is not None:
-        check_metric_packages([training.metric], language=recipe.evaluation.language)
     return Seq2SeqTrainingArguments(
         output_dir=str(work),
         max_steps=max_steps,

@@ -39,7 +39,8 @@ def is_left_alone(num_processes: int) -> bool:
 
 
 def check_training_packages(recipe: Recipe) -> None:
-    """Raises an `ImportError` with the remedy if a package that the recipe needs is missing."""
+    """Raises an `ImportError` with the remedy if a package that the recipe needs is missing, and a `ValueError` if the
+    metric does not know the language."""
     missing = [name for name in ("accelerate", "datasets") if find_spec(name) is None]
     if missing:
         raise ImportError(
