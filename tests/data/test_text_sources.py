@@ -53,3 +53,10 @@ def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
     file = tmp_path / "words.txt"
     file.write_text("one\ntwo\n", encoding="utf-8-sig")
     assert list(read_sources([], file, [])) == ["one", "two"]
+
+
+def test_a_file_in_another_encoding_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "words.txt"
+    file.write_bytes("eins\nzwölf\n".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"byte 7 of .*words\.txt is 0xf6.*iconv"):
+        list(read_sources([], file, []))

@@ -147,6 +147,22 @@ def test_back_translation(teacher: Path, tmp_path: Path, capsys: pytest.CaptureF
     assert all(pair["en"].startswith("<BT> ") and pair["en"] != "<BT> " for pair in pairs)
 
 
+def test_sources_are_cut_as_in_training(teacher: Path, tmp_path: Path) -> None:
+    """A longer source is written as it is, but the teacher reads as much of it as a student would."""
+    path = write_recipe(tmp_path, evaluation__batch_size=4, data__max_source_length=5)
+    words = "rote Katze läuft heute hier oft".split()
+    lines = [{"en": " ".join(words[:count]), "de": "x"} for count in (4, 6)]  # and the end token
+    (tmp_path / "train.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")
+    output = tmp_path / "distilled.jsonl"
+    line = ["distill", str(path), "--teacher", str(teacher), "--output", str(output), "--num_beams", "3"]
+    assert main(line) == 0
+    cut, longer = rows(output)
+    assert (cut["en"], longer["en"]) == tuple(row["en"] for row in lines)
+    assert longer["de"] == cut["de"] != ""
+    assert main([*line, "--max_source_length", "16", "--fresh"]) == 0
+    assert rows(output)[1]["de"] != cut["de"]
+
+
 @pytest.mark.parametrize("kind", ["bpe", "unigram", "byte-level", "word", "character"])
 def test_a_tag_is_one_special_token(kind: str, tmp_path: Path) -> None:
     changes: dict[str, Any] = {

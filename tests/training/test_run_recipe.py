@@ -375,6 +375,18 @@ LAUNCHERS = {
 }
 
 
+def test_control_tokens_in_the_data_are_told(tmp_path: Path) -> None:
+    """Else a model learns in silence to stop where a data set has `</s>`."""
+    content = tiny_recipe(tmp_path, training__max_steps=1)
+    told: list[str] = []
+    train_recipe(recipe_from_dict(content), told.append)
+    assert not any("control token" in line for line in told)
+    with (tmp_path / "train.jsonl").open("a", encoding="utf-8") as stream:
+        stream.write(json.dumps({"en": "rote Katze", "de": "Katze </s> rote"}) + "\n")
+    train_recipe(recipe_from_dict(content), told.append, fresh=True)
+    assert any("1 training pairs have a control token" in line and "'Katze </s> rote'" in line for line in told)
+
+
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_two_processes_equal_one_that_accumulates(tmp_path: Path, launcher: str) -> None:
     """Two processes on the CPU, and twice the accumulation in one."""

@@ -4,6 +4,7 @@ import glob
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,21 @@ from .json_rows import JSON_COLUMN, JsonRows, json_lines, merged, shape_of
 from .text_files import UNREADABLE, open_bytes, read_lines
 
 Row = dict[str, Any]
-FileReader = Callable[[tuple[Path, ...], tuple[str, ...]], Iterator[Row]]
 _ROWS_AT_ONCE = 10_000
 _LOOKED_AT = 10_000_000  # characters of JSON whose keys are the columns
+
+
+@dataclass(frozen=True)
+class FileReader:
+    """A way to make rows of files.
+
+    Args:
+        name (`str`): Tells its tables from those of other readers of the same files.
+        read (`Callable`): Yields the rows of files that belong together, with these columns.
+    """
+
+    name: str
+    read: Callable[[tuple[Path, ...], tuple[str, ...]], Iterator[Row]]
 
 
 def plain_rows(batch: Mapping[str, list[Any]]) -> Iterator[Row]:
@@ -47,7 +60,9 @@ def read_json(datasets: Any, files: list[Path], cache_dir: str | None, streaming
     """Reads JSON, a row stored as a line; the columns are those that every file has."""
     shapes = [shape_of(json_lines(file), _LOOKED_AT // len(files)) for file in files]
     name, columns = _columns_in_all(files, [list(shape) for shape in shapes])
-    table = _table(datasets, _json_rows, [(file,) for file in files], (JSON_COLUMN,), cache_dir, streaming)
+    table = _table(
+        datasets, FileReader("json", _json_rows), [(file,) for file in files], (JSON_COLUMN,), cache_dir, streaming
+    )
     return SplitRows(table, [JSON_COLUMN], columns, name, JsonRows(merged(shapes)))
 
 
@@ -56,14 +71,16 @@ def read_separated(
 ) -> SplitRows:
     """Reads CSV or TSV, every value as text; `settings` are those of `pandas.read_csv`."""
     name, columns = _columns_in_all(files, [_header(file, settings) for file in files])
-    reader = SeparatedReader(settings)
+    reader = FileReader(f"separated {settings}", partial(_separated_rows, settings=settings))
     table = _table(datasets, reader, [(file,) for file in files], tuple(columns), cache_dir, streaming)
     return SplitRows(table, columns, columns, name)
 
 
 def read_text(datasets: Any, files: list[Path], cache_dir: str | None, streaming: bool) -> SplitRows:
     """Reads a text a line, in the column `text`."""
-    table = _table(datasets, _text_rows, [(file,) for file in files], ("text",), cache_dir, streaming)
+    table = _table(
+        datasets, FileReader("text", _text_rows), [(file,) for file in files], ("text",), cache_dir, streaming
+    )
     return SplitRows(table, ["text"], ["text"], _names(files))
 
 
@@ -73,7 +90,7 @@ def read_parallel(
     """Reads sources and targets, paired line by line."""
     if len(files) != 2:
         raise ValueError(f"Parallel text must be two files, sources and targets, got {len(files)}: {_names(files)}.")
-    table = _table(datasets, _parallel_rows, [tuple(files)], columns, cache_dir, streaming)
+    table = _table(datasets, FileReader("parallel", _parallel_rows), [tuple(files)], columns, cache_dir, streaming)
     stored = list(dict.fromkeys(columns))
     return SplitRows(table, stored, stored, _names(files))
 
@@ -92,17 +109,11 @@ def read_parquet(datasets: Any, files: list[Path], cache_dir: str | None, stream
     return SplitRows(table, columns, columns, _names(files))
 
 
-class SeparatedReader:
-    """Yields the rows of a CSV or TSV file; `settings` are those of `pandas.read_csv`."""
-
-    def __init__(self, settings: dict[str, Any]) -> None:
-        self.settings = settings
-
-    def __call__(self, files: tuple[Path, ...], columns: tuple[str, ...]) -> Iterator[Row]:
-        for frame in _frames(files[0], {**self.settings, "chunksize": _ROWS_AT_ONCE}):
-            values = [[value if isinstance(value, str) else None for value in frame[column]] for column in columns]
-            for row in zip(*values, strict=True):
-                yield dict(zip(columns, row, strict=True))
+def _separated_rows(files: tuple[Path, ...], columns: tuple[str, ...], *, settings: dict[str, Any]) -> Iterator[Row]:
+    for frame in _frames(files[0], {**settings, "chunksize": _ROWS_AT_ONCE}):
+        values = [[value if isinstance(value, str) else None for value in frame[column]] for column in columns]
+        for row in zip(*values, strict=True):
+            yield dict(zip(columns, row, strict=True))
 
 
 def _header(file: Path, settings: dict[str, Any]) -> list[str]:
@@ -151,9 +162,8 @@ def _table(
         )
     import pyarrow as pa  # type: ignore[import-untyped]
 
-    settings = getattr(reader, "settings", getattr(reader, "__name__", ""))
     known = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for part in parts for file in part]
-    key = hashlib.sha256(repr((known, columns, settings)).encode()).hexdigest()[:32]
+    key = hashlib.sha256(repr((known, columns, reader.name)).encode()).hexdigest()[:32]
     path = Path(cache_dir or datasets.config.HF_DATASETS_CACHE).expanduser() / "text_files" / key / "rows.arrow"
     if not path.is_file():
         schema = pa.schema([(column, pa.string()) for column in columns])
@@ -166,7 +176,7 @@ def _table(
 
 def _rows_of_parts(parts: list[tuple[Path, ...]], columns: tuple[str, ...], reader: FileReader) -> Iterator[Row]:
     for part in parts:
-        yield from reader(part, columns)
+        yield from reader.read(part, columns)
 
 
 def _columns_in_all(files: list[Path], found: list[list[str]]) -> tuple[str, list[str]]:

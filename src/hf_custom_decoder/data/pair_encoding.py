@@ -5,6 +5,8 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+_PAIRS_AT_ONCE = 10_000
+
 
 @dataclass(frozen=True)
 class PairTokenizers:
@@ -127,6 +129,37 @@ def with_end(tokenizer: PreTrainedTokenizerBase, texts: list[str], *, is_needed:
         end = tokenizer.eos_token_id
         ids = [row if row and row[-1] == end else [*row, end] for row in ids]
     return ids
+
+
+def find_control_tokens(pairs: Any, tokenizers: PairTokenizers) -> tuple[int, str]:
+    """Looks for pairs whose text has a control token of its tokenizer, such as `</s>`, written in it.
+
+    Tokenizers read it as that token: a text ends in its middle, or has padding there.
+
+    Args:
+        pairs (`datasets.Dataset`): From [`read_pairs`].
+        tokenizers ([`PairTokenizers`]): Of both sides.
+
+    Returns:
+        `tuple[int, str]`: Number of such pairs, and the first such text, cut short; "" if there is none.
+    """
+    sides = {"source": _control_tokens(tokenizers.source), "target": _control_tokens(tokenizers.target)}
+    num_found, first = 0, ""
+    for start in range(0, len(pairs), _PAIRS_AT_ONCE):
+        some = pairs[start : start + _PAIRS_AT_ONCE]
+        for texts in zip(*(some[side] for side in sides), strict=True):
+            found = [text for text, tokens in zip(texts, sides.values(), strict=True) if any(map(text.count, tokens))]
+            num_found += bool(found)
+            first = first or "".join(found[:1])[:80]
+    return num_found, first
+
+
+def _control_tokens(tokenizer: PreTrainedTokenizerBase) -> set[str]:
+    """What begins, ends, parts and fills up; data sets do write the unknown token and masks on purpose."""
+    if getattr(tokenizer, "split_special_tokens", False):
+        return set()
+    names = ("bos_token", "eos_token", "pad_token", "cls_token", "sep_token")
+    return {str(token) for name in names if (token := getattr(tokenizer, name, None))}
 
 
 def _cut(ids: list[int], length: int) -> list[int]:

@@ -3,13 +3,15 @@
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from .text_files import read_lines
+
 
 def read_sources(texts: Sequence[str], file: Path | None, pipe: Iterable[str]) -> Iterator[str]:
     """Chooses where the input comes from, and yields it text by text without reading ahead.
 
     Args:
         texts (`Sequence[str]`): Texts from the command line; if there are any, they are the input.
-        file (`Path`, *optional*): Else a text file in UTF-8 with one text a line.
+        file (`Path`, *optional*): Else a text file in UTF-8 (also `.gz`) with one text a line.
         pipe (`Iterable[str]`): Else the lines of an open stream, such as `sys.stdin`.
 
     Returns:
@@ -17,7 +19,7 @@ def read_sources(texts: Sequence[str], file: Path | None, pipe: Iterable[str]) -
 
     Raises:
         ValueError: If a text from the command line is blank, or both texts and a file are given; while reading, if
-            nothing but blank lines came.
+            nothing but blank lines came or the file is not UTF-8.
         OSError: If the file cannot be read.
     """
     if not texts:
@@ -34,11 +36,7 @@ def _lines_of_file(file: Path) -> Iterator[str]:
     if not file.is_file():
         raise FileNotFoundError(f"`--file` must be a text file, found none at {file}.")
 
-    def lines() -> Iterator[str]:
-        with file.open(encoding="utf-8-sig") as stream:
-            yield from _lines(stream, str(file))
-
-    return lines()
+    return _lines(read_lines(file), str(file))
 
 
 def _lines(stream: Iterable[str], name: str) -> Iterator[str]:

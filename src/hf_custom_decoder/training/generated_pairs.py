@@ -44,7 +44,16 @@ def distill_pairs(
     _check_output(output, recipe.data, [], fresh)
     sources = list(read_pairs(recipe.data, "train")["source"])
     partial = _partial(output)
-    outputs = _generate(recipe, teacher, sources, partial, recipe.data.max_target_length, device, fresh)
+    outputs = _generate(
+        recipe,
+        teacher,
+        sources,
+        partial,
+        max_length=recipe.data.max_target_length,
+        max_source_length=recipe.data.max_source_length,
+        device=device,
+        fresh=fresh,
+    )
     return _write(recipe.data, zip(sources, outputs, strict=True), output, report)
 
 
@@ -94,7 +103,16 @@ def back_translate(
     if not targets:
         raise ValueError(f"There must be text to translate back, {', '.join(map(str, texts))} hold none.")
     partial = _partial(output)
-    outputs = _generate(recipe, model, targets, partial, recipe.data.max_source_length, device, fresh)
+    outputs = _generate(
+        recipe,
+        model,
+        targets,
+        partial,
+        max_length=recipe.data.max_source_length,
+        max_source_length=recipe.data.max_target_length,
+        device=device,
+        fresh=fresh,
+    )
     marked = (f"{tag} {text}" if tag and text.strip() else text for text in outputs)
     return _write(recipe.data, zip(marked, targets, strict=True), output, report)
 
@@ -125,7 +143,15 @@ def _as_list(names: str | list[str] | None) -> list[str]:
 
 
 def _generate(
-    recipe: Recipe, name: str, texts: Sequence[str], partial: Path, max_length: int, device: str, fresh: bool
+    recipe: Recipe,
+    name: str,
+    texts: Sequence[str],
+    partial: Path,
+    *,
+    max_length: int,
+    max_source_length: int,
+    device: str,
+    fresh: bool,
 ) -> list[str]:
     search = recipe.generation
     model, tokenizer = load_model_folder(name, device=device)
@@ -145,11 +171,12 @@ def _generate(
             batch_size=recipe.evaluation.batch_size,
             target_tokenizer=load_target_tokenizer(name),
             truncate=True,
+            max_source_length=max_source_length,
             **options,
         )
         return (text for (text,) in found)
 
-    settings = {"model": str(name), **options}
+    settings = {"model": str(name), "max_source_length": max_source_length, **options}
     size = recipe.evaluation.batch_size
     return kept_outputs(texts, generate, partial, settings=settings, batch_size=size, fresh=fresh)
 

@@ -11,7 +11,7 @@ from ..atomic_files import write_json
 from ..data.cleaning import Cleaner
 from ..data.endless_stream import EndlessStream
 from ..data.pair_collator import PairCollator
-from ..data.pair_encoding import PairTokenizers
+from ..data.pair_encoding import PairTokenizers, find_control_tokens
 from ..data.pair_tables import read_pairs
 from ..data.token_batches import TokenBatchSampler
 from ..data.varied_pairs import VariedPairs
@@ -201,7 +201,15 @@ class RecipeRun:
     def encode(self, pairs: Any) -> None:
         """Encodes what `read_train` gave, and the validation data."""
         self.train_pairs = encode_training_pairs(self.recipe, self.tokenizers, pairs)
-        self.num_too_long = 0 if self.recipe.data.streaming else len(pairs) - len(self.train_pairs)
+        self.num_too_long = 0
+        if not self.recipe.data.streaming:
+            self.num_too_long = len(pairs) - len(self.train_pairs)
+            num_found, first = find_control_tokens(pairs, self.tokenizers)
+            if num_found:
+                self.report(
+                    f"{num_found:,} training pairs have a control token of the tokenizer written in them, which is "
+                    f"read as that token. Take it out of the data. The first: {first!r}"
+                )
         self.validation_pairs = None
         if self.checked is not None:
             self.validation_pairs = encode_validation_pairs(self.recipe, self.tokenizers, self.checked)
