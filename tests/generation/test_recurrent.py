@@ -15,7 +15,7 @@ from hf_custom_decoder import (
 )
 from hf_custom_decoder.models.cache_custom_seq2seq import build_cache
 from tests.combinations import RECURRENT_SIZES, build_pair
-from tests.factories import SIZES, spread_weights
+from tests.factories import SIZES, spread_weights, tiny_causal, tiny_seq2seq
 from tests.generation.helpers import (
     EOS_IDS,
     EVERYTHING,
@@ -295,3 +295,32 @@ def test_fields_of_a_decoder_alone(name, options):
     for step, states in enumerate(found.hidden_states[1:], start=1):
         for ours, theirs in zip(states, expected.hidden_states[step], strict=True):
             torch.testing.assert_close(ours[:, 0], theirs[:, -1])
+
+
+HYBRIDS = [["full_attention", "mingru"], ["ssru", "full_attention"], ["sliding_attention", "mingru"]]
+HYBRID_FIELDS = {**SIZES, "sliding_window": 3}
+
+
+def _static_and_dynamic(model, options, **given):
+    """Ids, logits and scores of `generate()` by each kind of cache."""
+    settings = {"max_new_tokens": 6, "return_dict_in_generate": True, "output_scores": True, "output_logits": True}
+    for name in ("static", "dynamic"):
+        output = model.generate(**given, **settings, **options, cache_implementation=name)
+        yield output.sequences, output.logits, output.scores
+
+
+@pytest.mark.parametrize("options", [{}, {"num_beams": 3}], ids=str)
+@pytest.mark.parametrize("mixer_types", HYBRIDS, ids="-".join)
+def test_static_cache_of_a_hybrid_is_dynamic_cache(mixer_types, options):
+    """Nothing is padded, so nothing but the unfilled slots of the cache calls for a mask."""
+    model = enliven(tiny_seq2seq(tie_word_embeddings=False, decoder={**HYBRID_FIELDS, "mixer_types": mixer_types}))
+    assert_same(*_static_and_dynamic(model, options, **batch(1)))
+
+
+@pytest.mark.parametrize("options", [{}, {"num_beams": 3}], ids=str)
+@pytest.mark.parametrize("prompt_length", [1, 4])
+@pytest.mark.parametrize("mixer_types", HYBRIDS, ids="-".join)
+def test_static_cache_of_a_hybrid_alone_is_dynamic_cache(mixer_types, prompt_length, options):
+    model = enliven(tiny_causal(tie_word_embeddings=False, **{**HYBRID_FIELDS, "mixer_types": mixer_types}))
+    prompts = PROMPTS[1:2, :prompt_length]
+    assert_same(*_static_and_dynamic(model, options, input_ids=prompts, attention_mask=torch.ones_like(prompts)))

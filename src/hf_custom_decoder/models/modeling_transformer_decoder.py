@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import GenerationMixin
-from transformers.cache_utils import Cache, EncoderDecoderCache
+from transformers.cache_utils import Cache, EncoderDecoderCache, StaticLayer
 from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
@@ -196,13 +196,16 @@ class TransformerDecoderModel(TransformerDecoderPreTrainedModel):
             built: Any = mask[mixer_type] if isinstance(mask, dict) else None
             if not isinstance(mask, dict) or (built is None and (is_alibi or implementation == "eager")):
                 # In a dict None means causal, left to a kernel that knows; these two need it written out.
+                own_layers = [] if cache is None else cache.layers[layer_idx : layer_idx + 1]
+                # transformers writes out the mask of one query over unfilled slots only if every layer is static.
+                hides_slots = like.shape[1] == 1 and any(isinstance(layer, StaticLayer) for layer in own_layers)
                 built = builders[mixer_type](
                     config=config,
                     inputs_embeds=like,
                     attention_mask=None if isinstance(mask, dict) else mask,
                     past_key_values=cache,
                     layer_idx=layer_idx,
-                    allow_is_causal_skip=not is_alibi,
+                    allow_is_causal_skip=not (is_alibi or hides_slots),
                 )
             if is_alibi:
                 length = like.shape[1]
