@@ -109,6 +109,17 @@ def test_bfloat16_autocast_on_cpu(tmp_path: Path, build: Callable[[], PreTrained
     assert all(value.dtype == torch.float32 and bool(value.isfinite().all()) for value in rounded.model.parameters())
 
 
+@pytest.mark.parametrize("build", [tiny_seq2seq, lambda: build_pair("gru_2", "gru_dot").float()], ids=["ours", "gru"])
+def test_noise_on_the_embeddings(tmp_path: Path, build: Callable[[], PreTrainedModel]) -> None:
+    """NEFTune hooks the source's embedding and counts on rows; sources are of unequal lengths."""
+    examples = token_examples(8)
+    plain = trained(build(), examples, tmp_path, per_device_train_batch_size=4)
+    noisy = trained(build(), examples, tmp_path, per_device_train_batch_size=4, neftune_noise_alpha=5.0)
+    assert logged_losses(noisy) != logged_losses(plain)
+    assert logged_losses(noisy) == pytest.approx(logged_losses(plain), rel=0.5)
+    assert not noisy.model.get_input_embeddings()._forward_hooks
+
+
 def test_resumed_run_equals_the_uninterrupted_one(tmp_path: Path) -> None:
     """6 steps with dropout and shuffling, and 3 + 3 from the checkpoint in the middle: the same weights and losses."""
     examples = token_examples(12)

@@ -13,6 +13,7 @@ from hf_custom_decoder.models import (
     packing_custom_seq2seq,
 )
 from hf_custom_decoder.models.packing_custom_seq2seq import PackedRows
+from tests.combinations import build_pair
 from tests.factories import ALL_VARIANTS, tiny_batch, tiny_causal, tiny_seq2seq
 from tests.parity.comparison import DTYPES, assert_near, assert_same_gradients, gradients
 
@@ -182,6 +183,42 @@ def ragged_batch(num_rows: int, *, left: int = 5) -> dict[str, torch.Tensor]:
         "labels": ids[:, 50:],
         "decoder_attention_mask": mask(40).long(),
     }
+
+
+@pytest.mark.parametrize("name", ["default", "gru"])
+def test_hooks_on_embeddings_see_rows(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Hooks that double the embeddings of unequal rows, against embeddings that are twice as large."""
+    Packing(monkeypatch, in_pieces=True)
+    if name == "gru":
+        model = build_pair("gru_2", "gru_dot", tie_word_embeddings=False).float()
+    else:
+        model = tiny_seq2seq(tie_word_embeddings=False)
+    inputs = padded_sides(tiny_batch())
+    embeddings = [side.get_input_embeddings() for side in (model.get_encoder(), model.get_decoder())]
+    shapes: list[tuple[int, ...]] = []
+
+    def before(_: nn.Module, given: tuple[torch.Tensor, ...]) -> None:
+        shapes.append(tuple(given[0].shape))
+
+    def after(_: nn.Module, __: Any, output: torch.Tensor) -> torch.Tensor:
+        shapes.append(tuple(output.shape))
+        return 2 * output
+
+    hooks = [one.register_forward_pre_hook(before) for one in embeddings]
+    hooks += [one.register_forward_hook(after) for one in embeddings]
+    found = model(**inputs)
+    found.loss.backward()
+    gradient = embeddings[0].weight.grad
+    assert shapes == [(3, 7), (3, 7, 32), (3, 6), (3, 6, 32)]
+    for hook in hooks:
+        hook.remove()
+    for one in embeddings:
+        one.weight.data.mul_(2)
+        one.weight.grad = None
+    expected = model(**inputs)
+    expected.loss.backward()
+    assert_near(found.logits, expected.logits)
+    assert_near(gradient, 2 * embeddings[0].weight.grad)
 
 
 @pytest.mark.parametrize("hybrid", [False, True])

@@ -1,6 +1,6 @@
 """Small layers that our encoders and decoders share.
 
-Legend: N any leading dimensions, E width, F inner width of the feed-forward block.
+Legend: B rows, T length, N any leading dimensions, E width, F inner width of the feed-forward block.
 """
 
 import math
@@ -32,6 +32,20 @@ def build_embedding(config: PreTrainedConfig) -> ScaledEmbedding:
     """The token embedding of a config."""
     scale = math.sqrt(config.hidden_size) if config.scale_embeddings else 1.0
     return ScaledEmbedding(config.vocab_size, config.hidden_size, config.pad_token_id, scale)
+
+
+def embed_rows(embedding: nn.Module, input_ids: torch.Tensor, rows: Any) -> torch.Tensor:
+    """
+    Embeddings `(B, T, E)` of ids `(B, T)`; `(N, E)` where `rows` packs the batch.
+
+    A hook on the embedding (NEFTune's noise, say) counts on rows, so it sees the padded batch.
+    """
+    if rows is None:
+        return embedding(input_ids)
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    if any(getattr(embedding, name) for name in hooks):
+        return rows.pack(embedding(input_ids))
+    return embedding(rows.pack(input_ids))
 
 
 def build_norm(config: PreTrainedConfig, width: int | None = None) -> nn.Module:

@@ -15,6 +15,7 @@ from .cells_custom_seq2seq import RecurrentCell, State, TimeMajorRows, time_majo
 from .configuration_recurrent_encoder import RecurrentEncoderConfig
 from .dropout_custom_seq2seq import dropout
 from .inputs_custom_seq2seq import check_id_range, check_ids_or_embeds, check_padding_mask
+from .layers_custom_seq2seq import embed_rows
 from .modeling_recurrent_stack import RecurrentPreTrainedModel
 
 
@@ -139,9 +140,10 @@ class RecurrentEncoderModel(RecurrentPreTrainedModel):
         if output_hidden_states is None:
             output_hidden_states = bool(self.config.output_hidden_states)
         rows = time_major_rows(attention_mask)
-        hidden_states = given if rows is None else rows.pack(given)
         if inputs_embeds is None:
-            hidden_states = self.embed_tokens(hidden_states)
+            hidden_states = embed_rows(self.embed_tokens, given, rows)
+        else:
+            hidden_states = given if rows is None else rows.pack(given)
         hidden_states = dropout(hidden_states, self.config.dropout, self.training)
         all_hidden_states = [hidden_states]
         final_states = []

@@ -16,6 +16,7 @@ from .auto_map_custom_seq2seq import FullAutoMapMixin
 from .checkpoint_custom_seq2seq import CheckedLoadingMixin
 from .dropout_custom_seq2seq import dropout
 from .inputs_custom_seq2seq import check_position_ids
+from .layers_custom_seq2seq import embed_rows
 from .packing_custom_seq2seq import PackedRows
 from .positions_custom_seq2seq import MAX_TABLE, LearnedPositions, RotaryEmbedding, SinusoidalPositions, alibi_bias
 
@@ -92,7 +93,7 @@ class TransformerPreTrainedModel(CheckedLoadingMixin, FullAutoMapMixin, PreTrain
             position_ids = rows.pack(position_ids)
         if inputs_embeds is None:
             ids: Any = input_ids
-            inputs_embeds = self.embed_tokens(ids if rows is None else rows.pack(ids))
+            inputs_embeds = embed_rows(self.embed_tokens, ids, rows)
         elif rows is not None:
             inputs_embeds = rows.pack(inputs_embeds)
         if self.embed_positions is not None:
