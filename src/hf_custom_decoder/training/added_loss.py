@@ -39,11 +39,11 @@ class AddedLoss:
         self._weight = weight
         self._temperature = temperature
 
-    def __call__(self, model: nn.Module, inputs: dict[str, Any]) -> Any:
+    def __call__(self, model: Any, inputs: dict[str, Any]) -> Any:
         """Returns the model's outputs for a batch, with the whole loss.
 
         Args:
-            model (`nn.Module`): In training mode, perhaps in a wrapper for several processes.
+            model (`nn.Module` or [`CountedLoss`]): In training mode, perhaps in a wrapper for several processes.
             inputs (`dict[str, Any]`): A padded batch with `labels` of shape `(B, T)`; `num_items_in_batch` (label
                 positions of the whole optimizer step) where the model takes it.
         """
@@ -83,7 +83,7 @@ class AddedLoss:
 class _ProjectedLogits:
     """Hears what the vocabulary projection of a model writes: in this package's models label positions only."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: Any) -> None:
         inner: Any = getattr(model, "module", model)
         self._projection: nn.Module = inner.get_output_embeddings()
         self._heard: torch.Tensor | None = None

@@ -12,6 +12,7 @@ from ..data.token_batches import TokenBatchSampler
 from ..evaluation.predictions import IGNORED_LABEL_ID
 from ..exact_evaluation import ExactEvaluationMixin
 from .added_loss import AddedLoss
+from .counted_loss import CountedLoss, divides_by_items
 from .frozen_weights import FrozenWeights
 from .source_gain import GAIN_NAME, SourceGain
 from .weight_averages import MovingAverage
@@ -22,7 +23,8 @@ class RecipeTrainer(ExactEvaluationMixin, Seq2SeqTrainer):
     """`Seq2SeqTrainer` whose training batches come from a sampler that knows the whole run.
 
     To the Trainer the run is one epoch of `len(batches)` batches, so that a checkpoint's step alone says where it
-    goes on. On several processes every example is evaluated once. Every evaluation tells what another's source costs
+    goes on. On several processes every example is evaluated once. The gradient of accumulated batches is that of one
+    large batch, whatever model it is. Every evaluation tells what another's source costs
     (`eval_source_gain`, see [`SourceGain`]).
 
     Args:
@@ -50,6 +52,8 @@ class RecipeTrainer(ExactEvaluationMixin, Seq2SeqTrainer):
         self._added_loss = added_loss
         self._frozen = frozen
         self._word_dropout = word_dropout
+        self.model_accepts_loss_kwargs = True  # else no labels are counted; see `CountedLoss`
+        self._counts_labels: bool | None = None  # the model does
         self._place = (-1, 0)  # optimizer steps that are done, and batches of the running one
         self._source_gain: SourceGain | None = None
         self._num_tokens = 0  # since the last log entry
@@ -87,10 +91,13 @@ class RecipeTrainer(ExactEvaluationMixin, Seq2SeqTrainer):
         return (first + self._place[1]) * self.args.world_size + self.args.process_index
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        if self._counts_labels is None:
+            self._counts_labels = divides_by_items(self.model, inputs)
+        forward: Any = model if self._counts_labels else CountedLoss(model)
         added = self._added_loss
         if added is None or not model.training:
-            return super().compute_loss(model, inputs, *args, **kwargs)
-        forward: Any = partial(_call, added, model)
+            return super().compute_loss(forward, inputs, *args, **kwargs)
+        forward = partial(_call, added, forward)
         with self.accelerator.autocast():  # for the teacher; the model brings its own
             return super().compute_loss(forward, inputs, *args, **kwargs)
 
@@ -132,5 +139,5 @@ class RecipeTrainer(ExactEvaluationMixin, Seq2SeqTrainer):
             super()._issue_warnings_after_load(load_result)
 
 
-def _call(added: AddedLoss, model: torch.nn.Module, **batch: Any) -> Any:
+def _call(added: AddedLoss, model: Any, **batch: Any) -> Any:
     return added(model, batch)
