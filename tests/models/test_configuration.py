@@ -28,6 +28,7 @@ from tests.models.model_cases import (
     KINDS,
     make_config,
     make_inputs,
+    make_model,
     over,
     run,
 )
@@ -41,6 +42,7 @@ GENERIC_VALUES: dict[str, Any] = {
     "pad_token_id": 5,
     "bos_token_id": 6,
     "eos_token_id": [7, 8],
+    "use_cache": False,
 }
 # BART's name -> (side, field)
 BART_NAMES = {
@@ -80,7 +82,7 @@ def test_generic_names_read_and_write_through(name: str) -> None:
     setattr(config.decoder, name, 2)
     assert getattr(config, name) == 2
     encoder = tiny_config().encoder
-    assert getattr(config.encoder, name) == getattr(encoder, name)  # the other side is left alone
+    assert getattr(config.encoder, name, None) == getattr(encoder, name, None)  # the other side is left alone
     assert name not in vars(config)
 
 
@@ -125,6 +127,21 @@ def test_overriding_while_loading(tmp_path: Path) -> None:
     assert loaded.vocab_size == 20
     _, unused = AutoConfig.from_pretrained(tmp_path, return_unused_kwargs=True, something_else=1)
     assert unused == {"something_else": 1}
+
+
+def test_use_cache_is_honoured(tmp_path: Path) -> None:
+    """Set on a live config, passed while loading, and true where a decoder of one's own has no such field."""
+    model, inputs = make_model("seq2seq_lm"), make_inputs("seq2seq_lm")
+    assert model(**inputs).past_key_values is not None
+    model.save_pretrained(tmp_path)
+    model.config.use_cache = False
+    assert model(**inputs).past_key_values is None
+    loaded = CustomSeq2SeqForConditionalGeneration.from_pretrained(tmp_path, use_cache=False)
+    assert loaded(**inputs).past_key_values is None
+    assert not loaded.generation_config.use_cache
+    config = tiny_config()
+    config.decoder = PreTrainedConfig()
+    assert config.use_cache
 
 
 @pytest.mark.parametrize("name", BART_NAMES)

@@ -48,6 +48,7 @@ GENERIC_NAMES = (
     "pad_token_id",
     "bos_token_id",
     "eos_token_id",
+    "use_cache",
 )
 """Names that scripts and libraries read from any config. They live in the decoder config alone."""
 
@@ -55,11 +56,11 @@ SIDE_NAMES = ("encoder_layers", "encoder_attention_heads", "encoder_ffn_dim", "d
 """BART's names of sizes that one side has alone; they live in the config of that side."""
 
 
-def _generic(name: str, side: str = "decoder") -> property:
-    """A property that reads and writes a field of the config of one side."""
+def _generic(name: str, side: str = "decoder", **default: Any) -> property:
+    """A property that reads and writes a field of the config of one side; a `default` stands for a field it lacks."""
 
     def read(self: "CustomSeq2SeqConfig") -> Any:
-        return getattr(getattr(self, side), name)
+        return getattr(getattr(self, side), name, *default.values())
 
     def write(self: "CustomSeq2SeqConfig", value: Any) -> None:
         setattr(getattr(self, side), name, value)
@@ -71,9 +72,9 @@ class CustomSeq2SeqConfig(PreTrainedConfig):
     r"""
     Configuration of [`CustomSeq2SeqForConditionalGeneration`]: any encoder, one of our decoders, and what joins them.
 
-    `vocab_size`, `hidden_size`, `num_hidden_layers`, `num_attention_heads`, `max_position_embeddings` and the token
-    ids can be read, set and passed here; they write through to the decoder config, and `to_dict()` shows them. So can
-    BART's names (`d_model`, `encoder_layers`, `decoder_ffn_dim`, ...), which write through to their side.
+    `vocab_size`, `hidden_size`, `num_hidden_layers`, `num_attention_heads`, `max_position_embeddings`, the token ids
+    and `use_cache` can be read, set and passed here; they write through to the decoder config, and `to_dict()` shows
+    them. So can BART's names (`d_model`, `encoder_layers`, `decoder_ffn_dim`, ...), which write through to their side.
 
     Args:
         encoder (`PreTrainedConfig` or `dict`, *optional*): [`TransformerEncoderConfig`] (the default),
@@ -140,6 +141,7 @@ class CustomSeq2SeqConfig(PreTrainedConfig):
     pad_token_id = _generic("pad_token_id")
     bos_token_id = _generic("bos_token_id")
     eos_token_id = _generic("eos_token_id")
+    use_cache = _generic("use_cache", default=True)
     decoder_ffn_dim = _generic("intermediate_size")
     encoder_layers = _generic("num_hidden_layers", "encoder")
     encoder_attention_heads = _generic("num_attention_heads", "encoder")
