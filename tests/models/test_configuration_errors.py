@@ -1,9 +1,12 @@
 """Every rule of the configs: the message names class, argument, rule, the value found and what to do."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import BertConfig, PreTrainedConfig
+import torch
+from transformers import AutoConfig, BartConfig, BertConfig, PreTrainedConfig
 
 from hf_custom_decoder import CustomSeq2SeqConfig, TransformerDecoderConfig, TransformerEncoderConfig
 from tests.factories import SIZES, tiny_config
@@ -181,6 +184,18 @@ OF_THE_WHOLE: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"config_format": 2}, ValueError, r"`config_format` is 2, this code reads formats up to 1"),
     ({"label_smothing": 0.1}, ValueError, r"`label_smothing` is not an argument .*Did you mean `label_smoothing`\?"),
     ({"encoder_layer": 3}, ValueError, r"`encoder_layer` is not an argument .*Did you mean `encoder_layers`\?"),
+    (
+        {"dropout": 0.2},
+        ValueError,
+        r"`dropout` is not an argument of this config but of its parts\. Set it in `encoder=` and `decoder=`\. Nothing",
+    ),
+    ({"scale_embedding": True}, ValueError, r"`scale_embedding` is not an .*Set it in `encoder=` and `decoder=`\."),
+    ({"mixer_types": ["ssru"] * 2}, ValueError, r"`mixer_types` is not an .*parts\. Set it in `decoder=`\."),
+    (
+        {"encoder": BertConfig(), "hidden_dropout_prob": 0.2},
+        ValueError,
+        r"`hidden_dropout_prob` is not an argument of this config but of its parts\. Set it in `encoder=`\.",
+    ),
     ({"encoder": "bert"}, TypeError, r"`encoder` must be a config, a dict of one, or None, got str\. Pass one"),
     ({"decoder": 3}, TypeError, r"`decoder` must be a config, a dict of one, or None, got int\. Pass one"),
     (
@@ -278,6 +293,29 @@ def test_longrope_needs_a_head_width() -> None:
     words = r"`head_dim` must be set with `rope_type` 'longrope', got None\. Set it to 8"
     with pytest.raises(ValueError, match=rf"TransformerDecoderConfig: {words}"):
         make_model("causal", "rotary", rope_parameters={"rope_type": "longrope"})
+
+
+def test_a_preset_passes_no_field_of_a_part_over() -> None:
+    with pytest.raises(ValueError, match=r"`dropout` is not an argument of this config but of its parts"):
+        CustomSeq2SeqConfig.from_preset("lstm-luong", vocab_size=50, dropout=0.5)
+
+
+def test_fields_of_parts_in_files_of_earlier_versions_are_passed_over(tmp_path: Path) -> None:
+    config = tiny_config()
+    config.dropout = 0.2  # as earlier versions kept it, to no effect
+    config.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["dropout"] == 0.2
+    loaded = AutoConfig.from_pretrained(tmp_path)
+    assert not hasattr(loaded, "dropout")
+    assert loaded.encoder.dropout == loaded.decoder.dropout == 0.0
+    with pytest.raises(ValueError, match=r"`dropout` is not an argument of this config but of its parts"):
+        CustomSeq2SeqConfig.from_dict({"dropout": 0.2})
+
+
+def test_what_transformers_reads_in_any_config_may_be_given() -> None:
+    config = tiny_config(dtype="bfloat16", attn_implementation="eager")
+    assert (config.dtype, config._attn_implementation) == (torch.bfloat16, "eager")
+    assert not hasattr(CustomSeq2SeqConfig(encoder=BartConfig(), forced_eos_token_id=2), "forced_eos_token_id")
 
 
 def test_unknown_preset() -> None:

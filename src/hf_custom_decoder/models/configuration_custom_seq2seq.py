@@ -1,10 +1,11 @@
 """Config of our encoder-decoder models."""
 
 import copy
+import inspect
 import os
 from typing import Any, ClassVar
 
-from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
+from transformers import CONFIG_MAPPING, AutoConfig, GenerationConfig, PreTrainedConfig
 
 from .configuration_recurrent_decoder import RecurrentDecoderConfig
 from .configuration_recurrent_encoder import RecurrentEncoderConfig
@@ -12,6 +13,7 @@ from .configuration_transformer_decoder import TransformerDecoderConfig
 from .configuration_transformer_encoder import TransformerEncoderConfig
 from .configuration_transformer_stack import (
     CONFIG_FORMAT,
+    HUB_NAMES,
     TransformerStackConfig,
     check_flag,
     check_format,
@@ -161,12 +163,15 @@ class CustomSeq2SeqConfig(PreTrainedConfig):
         owner = type(self).__name__
         check_format(owner, self.config_format)
         known = set(type(self).__dataclass_fields__) | set(self.attribute_map) | set(self._known_extra_names)
+        is_saved = kwargs.pop("_is_saved", False)
         check_names(owner, kwargs, known)
         self.encoder = self._build_part("encoder", self.encoder, TransformerEncoderConfig, OWN_ENCODER_CONFIGS)
         self.decoder = self._build_part("decoder", self.decoder, TransformerDecoderConfig, OWN_DECODER_CONFIGS)
         if self.decoder.model_type not in OWN_DECODER_CONFIGS:
             check_user_config(owner, self.decoder)
         self.decoder.add_cross_attention = True
+        for name in self._names_of_sides(kwargs, known, is_saved):
+            del kwargs[name]
         generic = (*GENERIC_NAMES, *self.attribute_map, *SIDE_NAMES)
         for name in [name for name in kwargs if name in generic]:
             setattr(self, name, kwargs.pop(name))
@@ -207,6 +212,26 @@ class CustomSeq2SeqConfig(PreTrainedConfig):
                 f"got {model_type!r}. Import the package that defines it, or correct the name."
             )
         return CONFIG_MAPPING[model_type](**fields)
+
+    def _names_of_sides(self, kwargs: dict[str, Any], known: set[str], is_saved: bool) -> list[str]:
+        """
+        Arguments that only a side has: refused, as here they would change nothing. Files of earlier versions may hold
+        them; then they are returned, to be passed over.
+        """
+        fields = {name: _field_names(getattr(self, name)) for name in ("encoder", "decoder")}
+        settings = vars(GenerationConfig())  # transformers takes these out of any config
+        found = []
+        for name in kwargs:
+            sides = [f"`{side}=`" for side in fields if name in fields[side]]
+            if not sides or name in known or name in HUB_NAMES or name in settings:
+                continue
+            if not is_saved:
+                raise ValueError(
+                    f"{type(self).__name__}: `{name}` is not an argument of this config but of its parts. Set it in "
+                    f"{' and '.join(sides)}. Nothing was set."
+                )
+            found.append(name)
+        return found
 
     @property
     def start_token_id(self) -> int | None:
@@ -296,6 +321,8 @@ class CustomSeq2SeqConfig(PreTrainedConfig):
         check_model_type(cls, config_dict)
         if config_dict.get("decoder") is not None:
             config_dict = {name: value for name, value in config_dict.items() if name not in GENERIC_NAMES}
+        if "transformers_version" in config_dict:
+            config_dict = {**config_dict, "_is_saved": True}
         return super().from_dict(config_dict, **kwargs)
 
     @classmethod
@@ -354,6 +381,12 @@ class CustomSeq2SeqConfig(PreTrainedConfig):
             decoder=TransformerDecoderConfig(vocab_size=vocab_size, **published, **mixers),
             **kwargs,
         )
+
+
+def _field_names(config: PreTrainedConfig) -> set[str]:
+    """Every name that the class of a config takes as an argument."""
+    names = set(type(config).__dataclass_fields__) | set(inspect.signature(type(config).__init__).parameters)
+    return {name for name in names | set(config.attribute_map) if not name.startswith("_")} - {"self", "kwargs"}
 
 
 def embedding_width(config: PreTrainedConfig) -> int:

@@ -27,7 +27,7 @@ out; the deepest Transformers that were published have a thousand layers in all.
 
 # Names that transformers itself stores in or passes to any config; everything else that is unknown and looks like one
 # of our fields is taken for a typing error.
-_HUB_NAMES = (
+HUB_NAMES = (
     "auto_map",
     "quantization_config",
     "custom_pipelines",
@@ -107,7 +107,7 @@ def check_names(owner: str, kwargs: dict[str, Any], known: set[str], refused: di
     for name in kwargs:
         if refused is not None and name in refused:
             raise ValueError(f"{owner}: `{name}` is not an argument of this config. {refused[name]} Nothing was set.")
-        if name.startswith("_") or name in known or name in _HUB_NAMES:
+        if name.startswith("_") or name in known or name in HUB_NAMES:
             continue
         nearest = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.8)
         if nearest:
