@@ -142,6 +142,21 @@ def test_what_assisted_decoding_cannot_do_is_refused():
         )
 
 
+@pytest.mark.parametrize("build", [seq2seq, causal])
+def test_an_early_exit_is_refused_before_any_work(build):
+    """transformers would write the number of layers into the config, and leave it there when the draft fails."""
+    model, ids = copy.deepcopy(build()), batch()["input_ids"][:1]
+    expected = model.generate(ids, max_new_tokens=6)
+    calls = _count_forwards(model)
+    with pytest.raises(
+        ValueError, match=r"`assistant_early_exit` must be None, got 1: .* runs all layers .*Give a sm"
+    ):
+        model.generate(ids, max_new_tokens=6, assistant_early_exit=1)
+    assert calls == []
+    assert model.config.num_hidden_layers == 2
+    assert torch.equal(model.generate(ids, max_new_tokens=6), expected)
+
+
 STATEFUL = [("lstm_2", "lstm_dot"), ("gru_2", "gru_none"), ("transformer", "ssru"), ("gru_1", "hybrid_mingru_last")]
 
 

@@ -43,8 +43,14 @@ class SharedSourceGenerationMixin:
     def _validate_generation_mode(
         self, generation_mode: Any, generation_config: GenerationConfig, generation_mode_kwargs: dict[str, Any]
     ) -> None:
-        """As in transformers, which refuses a stateful main model but no assistant that cannot give up a draft."""
+        """As in transformers, which lets in assistants that cannot give up a draft, and early exits from any model."""
         super()._validate_generation_mode(generation_mode, generation_config, generation_mode_kwargs)  # type: ignore[misc]
+        if generation_config.assistant_early_exit is not None:
+            raise ValueError(
+                f"`assistant_early_exit` must be None, got {generation_config.assistant_early_exit!r}: "
+                f"{type(self).__name__} runs all layers of its decoder. Give a smaller model as `assistant_model`, or "
+                "use `prompt_lookup_num_tokens`."
+            )
         assistant = generation_mode_kwargs.get("assistant_model")
         if getattr(assistant, "_is_stateful", False):
             raise ValueError(
