@@ -5,9 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import BertConfig, BertModel
 
 from hf_custom_decoder.cli import main
+from hf_custom_decoder.data.pair_encoding import PairTokenizers
+from hf_custom_decoder.data.tokenizer_training import train_tokenizer
 from hf_custom_decoder.memory import MemoryEstimate, estimate_memory
+from hf_custom_decoder.training.recipe_model import build_recipe_model
 from hf_custom_decoder.training.recipe_reading import recipe_from_dict
 from tests.fresh_python import ROOT
 from tests.tiny_pronunciation import save_tiny_model
@@ -54,6 +58,18 @@ def test_a_pretrained_model_is_only_its_config(tmp_path: Path) -> None:
     for weights in folder.glob("*.safetensors"):
         weights.unlink()
     assert estimate({"model": {"pretrained": str(folder)}}).num_parameters > 0
+
+
+def test_a_pretrained_encoder_is_only_its_config(tmp_path: Path) -> None:
+    """No weights are there; with them the model has as many parameters."""
+    tokenizer = train_tokenizer(["a b c"], kind="word", vocab_size=9, max_length=99, min_frequency=1)
+    tokenizer.save_pretrained(tmp_path)
+    BertConfig(vocab_size=40, max_position_embeddings=99, **SIDE).save_pretrained(tmp_path)
+    changes = {"model": {"pretrained_encoder": str(tmp_path), "decoder": {**SIDE, "hidden_size": 24}}}
+    found = estimate(changes).num_parameters
+    BertModel(BertConfig.from_pretrained(tmp_path)).save_pretrained(tmp_path)
+    recipe = recipe_from_dict({**content(), **changes})
+    assert found == build_recipe_model(recipe, PairTokenizers(tokenizer, tokenizer)).num_parameters()
 
 
 def test_frozen_weights_need_no_gradient() -> None:

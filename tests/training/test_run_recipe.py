@@ -221,7 +221,13 @@ def test_the_weights_of_the_mean(tmp_path: Path) -> None:
         ),
         ({"training__max_tokens": 8}, "must hold the longest pair"),
         ({"model__decoder": {"hidden_siz": 3}}, "hidden_siz"),
+        ({"model__decoder": {"layers": 1}}, "`model.decoder.layers` is no option of this decoder. Known are "),
+        ({"model__encoder": {"zzz": 1}}, "`model.encoder.zzz` is no option of this encoder"),
         ({"model__preset": "transformer-small"}, "transformer-small"),
+        ({"card__language": ""}, "`card.language` must hold some text"),
+        ({"card__limits": " "}, "`card.limits` must hold some text"),
+        ({"training__seed": -1}, "`training.seed` must be from 0"),
+        ({"training__adam_beta1": 1.5}, "`training.adam_beta1` must be from 0 to below 1"),
         ({"tokenizer__name": "no/such/tokenizer"}, "'no/such/tokenizer' could not be read"),
         ({"data__dataset": "nobody/nothing"}, "could not be read"),
     ],
@@ -232,6 +238,45 @@ def test_refused_before_training(
     assert main(["train", str(write_recipe(tmp_path, **changes))]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("validates", [True, False])
+def test_a_run_that_diverges_is_not_published(
+    tmp_path: Path, validates: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changes: dict[str, Any] = {} if validates else {"data__validation": None}
+    path = write_recipe(tmp_path, training__learning_rate=1e30, training__clip_norm=0.0, training__warmup=0, **changes)
+    assert main(["train", str(path)]) == 2
+    told = capsys.readouterr().err
+    assert "after step" in told
+    assert "lower `training.learning_rate`" in told
+    assert not (tmp_path / "run").exists()
+
+
+def test_weights_of_the_last_step_are_looked_at(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Their loss is never logged."""
+    one = {"training__learning_rate": 1e39, "training__max_steps": 1, "training__warmup": 0}
+    path = write_recipe(tmp_path, data__validation=None, **one)
+    assert main(["train", str(path)]) == 2
+    assert "The trained weights must be finite" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_label_smoothing_is_that_of_the_recipe(tmp_path: Path) -> None:
+    """Also none, where the model to go on from had some."""
+    content = tiny_recipe(tmp_path, training__max_steps=1, training__label_smoothing=0.1)
+    first = train_recipe(recipe_from_dict(content), lambda text: None)
+    assert json.loads((first / "config.json").read_text())["label_smoothing"] == 0.1
+    content = tiny_recipe(tmp_path, training__max_steps=1, output=str(tmp_path / "second"), tokenizer={})
+    content["model"] = {"pretrained": str(first)}
+    second = train_recipe(recipe_from_dict(content), lambda text: None)
+    assert json.loads((second / "config.json").read_text())["label_smoothing"] == 0.0
+
+
+def test_a_card_of_several_languages(tmp_path: Path) -> None:
+    content = tiny_recipe(tmp_path, training__max_steps=1, card={"language": ["de", "en"], "title": "Two"})
+    text = (train_recipe(recipe_from_dict(content), lambda line: None) / "README.md").read_text(encoding="utf-8")
+    assert yaml.safe_load(text.split("---")[1])["language"] == ["de", "en"]
 
 
 def test_existing_tokenizers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

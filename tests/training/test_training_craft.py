@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from hf_custom_decoder.cli import main
 from hf_custom_decoder.training.recipe_folder import RecipeFolder
@@ -137,6 +138,34 @@ def test_the_mean_of_the_best(tmp_path: Path, stopped_in_step: int, monkeypatch:
         torch.testing.assert_close(weight, (steps[0][name] + steps[1][name]) / 2, rtol=1e-6, atol=1e-7)
     results = json.loads((folder / "training_results.json").read_text())
     assert results["final_weights"] == f"mean of the best eval_loss, steps {first}, {second}"
+
+
+def test_a_teacher_may_have_a_padded_vocabulary(
+    teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What it writes behind the last token is left out; a student with more tokens than its teacher is refused."""
+    model = AutoModelForSeq2SeqLM.from_pretrained(teacher)
+    tokenizer = AutoTokenizer.from_pretrained(teacher)
+    model.resize_token_embeddings(len(tokenizer) + 8)
+    weights = model.get_output_embeddings().weight.data
+    assert len(weights) == len(tokenizer) + 8
+    for one in (model, tokenizer):
+        one.save_pretrained(tmp_path / "padded")
+    losses = []
+    for name in (teacher, tmp_path / "padded"):
+        content = tiny_recipe(
+            tmp_path, tokenizer__name=str(teacher), training__teacher=str(name), data__validation=None
+        )
+        folder = train_recipe(recipe_from_dict(content), lambda text: None, fresh=True)
+        losses.append(
+            [entry["loss"] for entry in json.loads((folder / "training_log.json").read_text()) if "loss" in entry]
+        )
+    assert losses[0] == losses[1]
+    larger = write_recipe(
+        tmp_path, model={"pretrained": str(tmp_path / "padded")}, tokenizer={}, training__teacher=str(teacher)
+    )
+    assert main(["train", str(larger), "--fresh"]) == 2
+    assert "`training.teacher` must write a logit for every token" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -61,5 +61,5 @@ def row_losses(model: PreTrainedModel, batches: Iterable[dict[str, torch.Tensor]
 
 
 def perplexity(loss: float) -> float:
-    """Returns `exp(loss)`, or infinity where that is too large for a float."""
-    return math.exp(loss) if loss < 700.0 else math.inf
+    """Returns `exp(loss)`, or infinity where that is too large for a float; not a number stays that."""
+    return math.inf if loss >= 700.0 else math.exp(loss)

@@ -33,7 +33,7 @@ class ModelCardContents:
     Attributes:
         title (`str`): The model's name.
         summary (`str`): One or two sentences on what it does.
-        language (`str`): Code of the language.
+        language (`str` or `list[str]`): Code of the language, or several.
         license (`str`): Licence of the model, as the Hub spells it.
         task (`str`): Pipeline tag of the Hub.
         dataset_id (`str`): Short name of the data.
@@ -50,7 +50,7 @@ class ModelCardContents:
 
     title: str
     summary: str
-    language: str
+    language: str | list[str]
     license: str
     task: str
     dataset_id: str

@@ -4,7 +4,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForSeq2SeqLM, PreTrainedModel
 
 from ..data.pair_encoding import PairTokenizers
 from ..training.frozen_weights import FrozenWeights
@@ -126,7 +125,7 @@ def estimate_memory(
     arithmetic = torch.bfloat16 if recipe.training.precision == "bf16" else weights
     tokenizers = _tokenizers(recipe)
     with without_memory(weights if sharding == "none" else arithmetic):
-        model = _build(recipe, tokenizers)
+        model = build_recipe_model(recipe, tokenizers, reads_weights=False)
         if recipe.training.freeze:
             FrozenWeights(model, recipe.training.freeze)
         states = model_states(model, num_gpus=num_gpus, sharding=sharding, weights=weights, arithmetic=arithmetic)
@@ -173,16 +172,6 @@ def _tokenizers(recipe: Recipe) -> PairTokenizers:
     source: Any = _Vocabulary(options.vocab_size)
     target: Any = source if options.joint else _Vocabulary(options.target_vocab_size or options.vocab_size)
     return PairTokenizers(source, target)
-
-
-def _build(recipe: Recipe, tokenizers: PairTokenizers) -> PreTrainedModel:
-    """The recipe's model; pretrained parts in the shape that their config says, as no weights are read."""
-    name = recipe.model.pretrained
-    if name is not None:
-        model: PreTrainedModel = AutoModelForSeq2SeqLM.from_config(AutoConfig.from_pretrained(name))
-        model.train()
-        return model
-    return build_recipe_model(recipe, tokenizers)
 
 
 def _batch(recipe: Recipe) -> tuple[int, int, int]:

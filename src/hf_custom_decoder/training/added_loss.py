@@ -61,7 +61,8 @@ class AddedLoss:
         logits = projected.at_labels(outputs, given["labels"])  # (passes * N, V), one pass after the other
         loss = outputs["loss"]
         if self._teacher is not None:
-            told = teacher_divergence(logits, self._teacher_logits(inputs), self._temperature) / (num_passes * count)
+            theirs = self._teacher_logits(inputs)[:, : logits.shape[-1]]  # a padded vocabulary has no tokens behind
+            told = teacher_divergence(logits, theirs, self._temperature) / (num_passes * count)
             loss = (1.0 - self._weight) * loss + self._weight * told
         if num_passes == 2:
             loss = loss + 0.5 * self._r_drop * symmetric_divergence(logits) / count

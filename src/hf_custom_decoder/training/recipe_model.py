@@ -1,17 +1,19 @@
 """The model of a run, built for its tokenizers."""
 
+import difflib
+from dataclasses import fields
 from typing import Any
 
-from transformers import AutoConfig, AutoModelForSeq2SeqLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForSeq2SeqLM, PreTrainedConfig, PreTrainedModel
 
 from ..data.pair_encoding import PairTokenizers
 from ..hub.adapter_folder import is_adapter_folder
-from ..models.configuration_custom_seq2seq import OWN_ENCODER_CONFIGS, CustomSeq2SeqConfig
+from ..models.configuration_custom_seq2seq import OWN_DECODER_CONFIGS, OWN_ENCODER_CONFIGS, CustomSeq2SeqConfig
 from ..models.modeling_custom_seq2seq import CustomSeq2SeqForConditionalGeneration
 from .recipe_options import Recipe
 
 
-def build_recipe_model(recipe: Recipe, tokenizers: PairTokenizers) -> PreTrainedModel:
+def build_recipe_model(recipe: Recipe, tokenizers: PairTokenizers, *, reads_weights: bool = True) -> PreTrainedModel:
     """Builds what the recipe's `model` section describes; fresh weights come from torch's global generator.
 
     Vocabulary sizes and token ids are those of the tokenizers; fields of a section win over those of a preset.
@@ -19,6 +21,8 @@ def build_recipe_model(recipe: Recipe, tokenizers: PairTokenizers) -> PreTrained
     Args:
         recipe ([`Recipe`]): Of the whole run.
         tokenizers ([`PairTokenizers`]): With padding and end tokens.
+        reads_weights (`bool`, *optional*, defaults to `True`): Whether pretrained parts have their weights, and not
+            their shapes alone.
 
     Returns:
         [`~transformers.PreTrainedModel`]: On the CPU, in training mode, with the recipe's search settings.
@@ -38,22 +42,33 @@ def build_recipe_model(recipe: Recipe, tokenizers: PairTokenizers) -> PreTrained
     start = target.bos_token_id if target.bos_token_id is not None else target.pad_token_id
     model: PreTrainedModel
     if options.pretrained is not None:
-        model = AutoModelForSeq2SeqLM.from_pretrained(options.pretrained)
-        if recipe.training.label_smoothing:
-            if not hasattr(model.config, "label_smoothing"):
-                raise ValueError(
-                    f"`training.label_smoothing` is a field of this package's models, but {options.pretrained} is a "
-                    f"{type(model).__name__}. Leave it out."
-                )
+        if reads_weights:
+            model = AutoModelForSeq2SeqLM.from_pretrained(options.pretrained)
+        else:
+            model = AutoModelForSeq2SeqLM.from_config(AutoConfig.from_pretrained(options.pretrained))
+        if hasattr(model.config, "label_smoothing"):
             model.config.label_smoothing = recipe.training.label_smoothing
+        elif recipe.training.label_smoothing:
+            raise ValueError(
+                f"`training.label_smoothing` is a field of this package's models, but {options.pretrained} is a "
+                f"{type(model).__name__}. Leave it out."
+            )
         _check_vocabulary(len(target), model.config.get_text_config().vocab_size, options.pretrained)
     elif options.pretrained_encoder is not None:
-        model = CustomSeq2SeqForConditionalGeneration.from_encoder_pretrained(
-            options.pretrained_encoder, decoder=decoder, decoder_start_token_id=start, **joining
-        )
+        joining |= {"decoder": decoder, "decoder_start_token_id": start}
+        _check_fields("decoder", options.decoder)
+        if reads_weights:
+            model = CustomSeq2SeqForConditionalGeneration.from_encoder_pretrained(
+                options.pretrained_encoder, **joining
+            )
+        else:
+            shape = AutoConfig.from_pretrained(options.pretrained_encoder)
+            model = CustomSeq2SeqForConditionalGeneration(CustomSeq2SeqConfig(encoder=shape, **joining))
         size = model.config.encoder.get_text_config(encoder=True).vocab_size
         _check_vocabulary(len(tokenizers.source), size, options.pretrained_encoder)
     else:
+        _check_fields("encoder", options.encoder)
+        _check_fields("decoder", options.decoder)
         encoder = {**options.encoder}
         if encoder.get("model_type", "custom_transformer_encoder") in OWN_ENCODER_CONFIGS:
             encoder = {**_vocabulary(tokenizers.source), **encoder}
@@ -91,6 +106,21 @@ def check_pretrained(recipe: Recipe) -> None:
                 f"Hub; {name!r} could not be read ({str(error).strip().splitlines()[0]}). Without a network (or with "
                 "HF_HUB_OFFLINE=1) only models that were read before are there."
             ) from error
+
+
+def _check_fields(side: str, given: dict[str, Any]) -> None:
+    """Raises a `ValueError` for a name that is no field of a config of ours; those of others take any name."""
+    own = OWN_ENCODER_CONFIGS if side == "encoder" else OWN_DECODER_CONFIGS
+    kind = own.get(given.get("model_type", f"custom_transformer_{side}"))
+    if kind is None:
+        return
+    known = {"model_type", *(field.name for field in fields(kind))}
+    for name in given:
+        if name not in known:
+            nearest = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.6)
+            own_names = sorted(known - {field.name for field in fields(PreTrainedConfig)})
+            remedy = f"Did you mean `{nearest[0]}`?" if nearest else f"Known are {', '.join(own_names)}."
+            raise ValueError(f"`model.{side}.{name}` is no option of this {side}. {remedy}")
 
 
 def _vocabulary(tokenizer: Any) -> dict[str, Any]:
@@ -132,7 +162,11 @@ def check_positions(recipe: Recipe, model: PreTrainedModel, option: str) -> None
         most = getattr(model.config if part is None else part, "max_position_embeddings", None)
         length = getattr(recipe.data, limit)
         if isinstance(most, int) and length > most:
-            remedy = f", or set `model.{side}.max_position_embeddings`" if option == "model" else ""
+            is_built_here = recipe.model.pretrained is None and (
+                side == "decoder" or recipe.model.pretrained_encoder is None
+            )
+            is_free = option == "model" and is_built_here
+            remedy = f", or set `model.{side}.max_position_embeddings`" if is_free else ""
             raise ValueError(
                 f"`data.{limit}` must be within the positions of the {option}'s {side}, got {length} and {most}. "
                 f"Lower it{remedy}."

@@ -237,6 +237,11 @@ class TrainingOptions:
         for name in ("learning_rate", "adam_epsilon"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"`training.{name}` must be above 0, got {getattr(self, name)}.")
+        for name in ("adam_beta1", "adam_beta2"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise ValueError(f"`training.{name}` must be from 0 to below 1, got {getattr(self, name)}.")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"`training.seed` must be from 0 to below 2**32, got {self.seed}.")
         for name in ("warmup", "weight_decay", "clip_norm", "r_drop", "source_shuffle"):
             _check_at_least(f"training.{name}", getattr(self, name), 0)
         if self.layer_decay is not None and not 0.0 < self.layer_decay <= 1.0:
@@ -348,11 +353,17 @@ class CardOptions:
 
     title: str | None = _option(None, "Name of the model, by default that of the folder.")
     summary: str = _option("An encoder-decoder model trained from a recipe of hf_custom_decoder.", "What it does.")
-    language: str = _option("und", "Code of the language(s) of the output.")
+    language: str | list[str] = _option("und", "Code of the language of the output, or a list of codes.")
     license: str = _option("other", "Licence of the weights, as the Hub spells it.")
     task: str = _option("text-generation", "Pipeline tag of the Hub.")
     data: str = _option("See the data section of recipe.yaml in this folder.", "Where the data comes from.")
     limits: str = _option("Nobody has written down yet what this model is bad at.", "What it is bad at.")
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            texts = value if isinstance(value, list) else [value]
+            if not texts or any(text is not None and not text.strip() for text in texts):
+                raise ValueError(f"`card.{name}` must hold some text, got {value!r}. Leave it out for the default.")
 
 
 @dataclass

@@ -19,6 +19,7 @@ from ..hub.model_card import Measurement
 from .checkpoint_safety import safely_from
 from .data_mark import DataMark
 from .final_model import measure_model, take_final_weights, write_final_model
+from .finite_training import FiniteTraining, check_finite_weights
 from .frozen_weights import FrozenWeights
 from .full_disk import naming_a_full_disk
 from .hardware import describe_hardware, limit_threads, runs_on_cpu
@@ -156,7 +157,7 @@ class RecipeRun:
         self.model: Any = add_adapter(base, recipe.adapter)
         self.frozen = FrozenWeights(self.model, training.freeze) if training.freeze else None
         self.word_dropout = build_word_dropout(training, self.tokenizers)
-        self.teacher = None if training.teacher is None else load_teacher(recipe, self.tokenizers)
+        self.teacher = None if training.teacher is None else load_teacher(recipe, self.tokenizers, base)
         with self.processes.main_process_first():
             self.encode(train)
         self.prepare_batches()
@@ -270,7 +271,7 @@ class RecipeRun:
         )
         with Interruption() as interruption:
             stop = StopOnRequest(interruption)
-            callbacks: list[Any] = [BudgetCallback(self.budget), stop]
+            callbacks: list[Any] = [FiniteTraining(), BudgetCallback(self.budget), stop]
             if self.moving_average is not None:
                 callbacks.append(self.moving_average)
             if self.early_stopping is not None:
@@ -301,6 +302,7 @@ class RecipeRun:
             work=self.folder.work,
             report=self.report,
         )
+        check_finite_weights(self.model)
         validation, measurements = measure_model(
             self.model, self.tokenizers, self.validation_pairs, training.eval_batch_size
         )

@@ -35,6 +35,7 @@ def training_arguments(recipe: Recipe, work: Path, *, max_steps: int, validates:
         max_grad_norm=training.clip_norm,
         bf16=training.precision == "bf16",
         logging_steps=training.log_steps,
+        logging_nan_inf_filter=False,  # it logs what is not finite as 0
         save_strategy="steps",
         save_steps=training.save_steps,
         eval_strategy="steps" if validates else "no",
