@@ -238,6 +238,12 @@ def test_logits_to_keep(kind: str, variant: str) -> None:
         whole, cut = mode(**labelled), mode(**labelled, logits_to_keep=2)
         torch.testing.assert_close(cut.loss, whole.loss)
         assert cut.logits is None or cut.logits.shape[1] == 2
+    # Nor on their order, where as many are returned as there are labels.
+    model.eval()
+    order = torch.arange(labelled["labels"].shape[1]).flip(0)
+    whole, turned = model(**labelled), model(**labelled, logits_to_keep=order)
+    torch.testing.assert_close(turned.logits, whole.logits[:, order])
+    torch.testing.assert_close(turned.loss, whole.loss)
 
 
 @pytest.mark.parametrize(

@@ -137,7 +137,8 @@ class CausalHeadMixin:
         loss = None
         if shift_labels is not None:
             check_labels(shift_labels, self.config.vocab_size)
-            complete = logits if logits is not None and logits.shape[1] == hidden_states.shape[1] else None
+            keeps_all = isinstance(logits_to_keep, int) and logits_to_keep == 0
+            complete = logits if keeps_all else None
             loss = sequence_loss(
                 hidden_states, complete, shift_labels, self.lm_head, num_items_in_batch=num_items_in_batch
             )

@@ -319,12 +319,13 @@ class CustomSeq2SeqForConditionalGeneration(  # type: ignore[misc]  # the hooks 
         )
         hidden_states = outputs.last_hidden_state  # (R, T, E)
         logits = loss = None
+        keeps_all = isinstance(logits_to_keep, int) and logits_to_keep == 0
         if returns_logits:
             logits = vocabulary_logits(self.lm_head, select_positions(hidden_states, logits_to_keep))
         if labels is not None:
             loss = sequence_loss(
                 hidden_states,
-                logits if logits is not None and logits.shape[1] == hidden_states.shape[1] else None,
+                logits if keeps_all else None,
                 labels,
                 self.lm_head,
                 num_items_in_batch=num_items_in_batch,
