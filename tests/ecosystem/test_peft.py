@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, PromptTuningConfig, TaskType, get_peft_model
+from peft import LoraConfig, PeftModel, PromptTuningConfig, TaskType, TrainableTokensConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, DataCollatorForSeq2Seq, Seq2SeqTrainer, Trainer
 
 from tests.factories import tiny_batch, tiny_causal, tiny_seq2seq
@@ -96,6 +96,30 @@ def test_lora_adapter_is_saved_reloaded_and_merged(tmp_path: Path) -> None:
     with torch.no_grad():
         again = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "merged")(**batch).logits
     torch.testing.assert_close(again, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_single_tokens_where_all_matrices_are_tied() -> None:
+    """As docs/peft.md says: one config of peft fails, the other moves the rows of its tokens alone, under every tie."""
+    tied = {"tie_encoder_decoder_embeddings": True}
+    model, batch = tiny_seq2seq(**tied), tiny_batch()
+    failing = get_peft_model(model, TrainableTokensConfig(token_indices=[5], task_type="SEQ_2_SEQ_LM"))
+    with pytest.raises(ValueError, match="wraps an unknown layer type"):
+        failing(**batch)
+    model = tiny_seq2seq(**tied)
+    before = model.lm_head.weight.detach().clone()
+    lora = LoraConfig(task_type="SEQ_2_SEQ_LM", trainable_token_indices=[5], target_modules=["q_proj"])
+    adapted = get_peft_model(model, lora).train()
+    adapted(**batch).loss.backward()
+    with torch.no_grad():
+        for parameter in adapted.parameters():
+            if parameter.grad is not None:
+                parameter -= parameter.grad
+    merged = adapted.merge_and_unload()
+    moved = (merged.lm_head.weight != before).any(1).nonzero().flatten()
+    assert moved.tolist() == [5]
+    assert (
+        merged.lm_head.weight is merged.get_encoder().embed_tokens.weight is merged.get_decoder().embed_tokens.weight
+    )
 
 
 def test_lora_on_a_language_model(tmp_path: Path) -> None:
