@@ -28,9 +28,9 @@ class FiniteTraining(TrainerCallback):
 
 
 def check_finite_weights(model: nn.Module) -> None:
-    """Raises a `ValueError` if a weight is infinite or not a number: the last step may have made it so."""
+    """Raises a `ValueError` if a trained weight is infinite or not a number: the last step may have made it so."""
     for name, weight in model.named_parameters():
-        if not bool(torch.isfinite(weight).all()):
+        if weight.requires_grad and not bool(torch.isfinite(weight).all()):
             raise ValueError(f"The trained weights must be finite, `{name}` is not. {_REMEDY}")
 
 
