@@ -35,7 +35,9 @@ def collate(examples: list[dict[str, list[int]]], model: PreTrainedModel | None 
     return dict(DataCollatorForSeq2Seq(word_tokenizer(), model=model)(examples))
 
 
-def test_padding_reaches_neither_projection_nor_layers_in_training(tmp_path: Path) -> None:
+def test_padding_reaches_neither_projection_nor_layers_in_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """
     6 examples in batches of 3: the vocabulary projection gets one row for each label, the decoder as many (each label
     has one input token), the encoder one for each source token.
@@ -44,7 +46,13 @@ def test_padding_reaches_neither_projection_nor_layers_in_training(tmp_path: Pat
     width = model.config.hidden_size
     projected = RowCounter(model.lm_head, width)
     decoded = RowCounter(model.get_decoder().layers[0].mlp.fc1, width)
-    embedded = RowCounter(model.get_decoder().embed_tokens, 1)
+    embedding, embedded = model.get_decoder().embed_tokens, []
+
+    def embed(ids: torch.Tensor) -> torch.Tensor:
+        embedded.append(ids.numel())
+        return type(embedding).forward(embedding, ids)
+
+    monkeypatch.setattr(embedding, "forward", embed)  # a hook would see the padded batch
     encoded = RowCounter(model.get_encoder().layers[0].mlp.fc1, width)
     trainer = Seq2SeqTrainer(
         model=model,
@@ -54,7 +62,7 @@ def test_padding_reaches_neither_projection_nor_layers_in_training(tmp_path: Pat
     )
     trainer.train()
     labels = [label_count(examples[:3]), label_count(examples[3:])]
-    assert projected.counts == decoded.counts == embedded.counts == labels
+    assert projected.counts == decoded.counts == embedded == labels
     assert encoded.counts == [sum(len(e["input_ids"]) for e in part) for part in (examples[:3], examples[3:])]
     padded = [3 * max(len(e["labels"]) for e in part) for part in (examples[:3], examples[3:])]
     assert all(count < size for count, size in zip(labels, padded, strict=True))  # there was padding to leave out
