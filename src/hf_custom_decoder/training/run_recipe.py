@@ -209,7 +209,7 @@ class RecipeRun:
             if num_found:
                 self.report(
                     f"{num_found:,} training pairs have a control token of the tokenizer written in them, which is "
-                    f"read as that token. Take it out of the data. The first: {first!r}"
+                    f"read as that token. Take it out of the data unless that is meant. The first: {first!r}"
                 )
         self.validation_pairs = None
         if self.checked is not None:
