@@ -1,5 +1,6 @@
 """Where input texts come from."""
 
+import gzip
 import itertools
 from pathlib import Path
 
@@ -53,6 +54,12 @@ def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
     file = tmp_path / "words.txt"
     file.write_text("one\ntwo\n", encoding="utf-8-sig")
     assert list(read_sources([], file, [])) == ["one", "two"]
+
+
+def test_a_packed_file(tmp_path: Path) -> None:
+    file = tmp_path / "words.txt.gz"
+    file.write_bytes(gzip.compress("one\n\nzwölf\n".encode()))
+    assert list(read_sources([], file, [])) == ["one", "", "zwölf"]
 
 
 def test_a_file_in_another_encoding_is_named(tmp_path: Path) -> None:

@@ -163,6 +163,22 @@ def test_sources_are_cut_as_in_training(teacher: Path, tmp_path: Path) -> None:
     assert rows(output)[1]["de"] != cut["de"]
 
 
+def test_text_to_translate_back_is_cut_as_in_training(teacher: Path, tmp_path: Path) -> None:
+    path = write_recipe(tmp_path, evaluation__batch_size=4, data__max_target_length=5)
+    words = "rote Katze läuft heute hier oft".split()
+    texts = [" ".join(words[:count]) for count in (4, 6)]
+    (tmp_path / "texts.txt").write_text("\n".join(texts), encoding="utf-8")
+    output = tmp_path / "back.jsonl"
+    line = ["back-translate", str(path), "--model", str(teacher), "--text", str(tmp_path / "texts.txt"), "--tag", ""]
+    line += ["--output", str(output), "--num_beams", "3"]
+    assert main(line) == 0
+    cut, longer = rows(output)
+    assert [cut["de"], longer["de"]] == texts
+    assert longer["en"] == cut["en"] != ""
+    assert main([*line, "--max_target_length", "16", "--fresh"]) == 0
+    assert rows(output)[1]["en"] != cut["en"]
+
+
 @pytest.mark.parametrize("kind", ["bpe", "unigram", "byte-level", "word", "character"])
 def test_a_tag_is_one_special_token(kind: str, tmp_path: Path) -> None:
     changes: dict[str, Any] = {

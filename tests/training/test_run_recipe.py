@@ -221,8 +221,8 @@ def test_the_weights_of_the_mean(tmp_path: Path) -> None:
         ),
         ({"training__max_tokens": 8}, "must hold the longest pair"),
         ({"model__decoder": {"hidden_siz": 3}}, "hidden_siz"),
-        ({"model__decoder": {"layers": 1}}, "`model.decoder.layers` is no option of this decoder. Known are "),
-        ({"model__encoder": {"zzz": 1}}, "`model.encoder.zzz` is no option of this encoder"),
+        ({"model__decoder": {"layers": 1}}, "`model.decoder.layers` is no option of a recipe. Known here: "),
+        ({"model__encoder": {"zzz": 1}}, "`model.encoder.zzz` is no option of a recipe"),
         ({"model__preset": "transformer-small"}, "transformer-small"),
         ({"card__language": ""}, "`card.language` must hold some text"),
         ({"card__limits": " "}, "`card.limits` must hold some text"),
@@ -414,12 +414,6 @@ def test_more_pairs_than_needed_change_nothing_in_validation(tmp_path: Path) -> 
     assert results["validation"]["loss"] == pytest.approx(total / count, rel=1e-5)
 
 
-LAUNCHERS = {
-    "torchrun": ["-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"],
-    "accelerate": ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--main_process_port=0"],
-}
-
-
 def test_control_tokens_in_the_data_are_told(tmp_path: Path) -> None:
     """Else a model learns in silence to stop where a data set has `</s>`."""
     content = tiny_recipe(tmp_path, training__max_steps=1)
@@ -430,6 +424,12 @@ def test_control_tokens_in_the_data_are_told(tmp_path: Path) -> None:
         stream.write(json.dumps({"en": "rote Katze", "de": "Katze </s> rote"}) + "\n")
     train_recipe(recipe_from_dict(content), told.append, fresh=True)
     assert any("1 training pairs have a control token" in line and "'Katze </s> rote'" in line for line in told)
+
+
+LAUNCHERS = {
+    "torchrun": ["-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"],
+    "accelerate": ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--main_process_port=0"],
+}
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)

@@ -7,7 +7,7 @@ import torch
 
 from ..data.pair_encoding import PairTokenizers
 from ..training.frozen_weights import FrozenWeights
-from ..training.recipe_model import build_recipe_model, check_pretrained
+from ..training.recipe_model import build_recipe_model, check_model
 from ..training.recipe_options import Recipe
 from ..training.recipe_tokenizers import existing_tokenizer_name, take_existing
 from .model_states import ModelStates, model_states
@@ -164,7 +164,7 @@ class _Vocabulary:
 
 
 def _tokenizers(recipe: Recipe) -> PairTokenizers:
-    check_pretrained(recipe)
+    check_model(recipe)
     name = existing_tokenizer_name(recipe)
     if name is not None:
         return take_existing(recipe, name)

@@ -58,11 +58,11 @@ SIDE_NAMES = ("encoder_layers", "encoder_attention_heads", "encoder_ffn_dim", "d
 """BART's names of sizes that one side has alone; they live in the config of that side."""
 
 
-def _generic(name: str, side: str = "decoder", **default: Any) -> property:
-    """A property that reads and writes a field of the config of one side; a `default` stands for a field it lacks."""
+def _generic(name: str, side: str = "decoder", *default: Any) -> property:
+    """A property that reads and writes a field of the config of one side; `default` stands for one it lacks."""
 
     def read(self: "CustomSeq2SeqConfig") -> Any:
-        return getattr(getattr(self, side), name, *default.values())
+        return getattr(getattr(self, side), name, *default)
 
     def write(self: "CustomSeq2SeqConfig", value: Any) -> None:
         setattr(getattr(self, side), name, value)
@@ -143,7 +143,7 @@ class CustomSeq2SeqConfig(PreTrainedConfig):
     pad_token_id = _generic("pad_token_id")
     bos_token_id = _generic("bos_token_id")
     eos_token_id = _generic("eos_token_id")
-    use_cache = _generic("use_cache", default=True)
+    use_cache = _generic("use_cache", "decoder", True)
     decoder_ffn_dim = _generic("intermediate_size")
     encoder_layers = _generic("num_hidden_layers", "encoder")
     encoder_attention_heads = _generic("num_attention_heads", "encoder")
@@ -218,12 +218,15 @@ class CustomSeq2SeqConfig(PreTrainedConfig):
         Arguments that only a side has: refused, as here they would change nothing. Files of earlier versions may hold
         them; then they are returned, to be passed over.
         """
+        unknown = [name for name in kwargs if name not in known and name not in HUB_NAMES]
+        if not unknown:
+            return []
         fields = {name: _field_names(getattr(self, name)) for name in ("encoder", "decoder")}
         settings = vars(GenerationConfig())  # transformers takes these out of any config
         found = []
-        for name in kwargs:
+        for name in unknown:
             sides = [f"`{side}=`" for side in fields if name in fields[side]]
-            if not sides or name in known or name in HUB_NAMES or name in settings:
+            if not sides or name in settings:
                 continue
             if not is_saved:
                 raise ValueError(

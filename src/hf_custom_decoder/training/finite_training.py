@@ -8,6 +8,10 @@ from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 _WATCHED = ("loss", "grad_norm", "eval_loss")
+_REMEDY = (
+    "The run has diverged, and nothing is published. Start it again with `--fresh` and a lower "
+    "`training.learning_rate`, a longer `training.warmup` or a smaller `training.clip_norm` (above 0)."
+)
 
 
 class FiniteTraining(TrainerCallback):
@@ -32,9 +36,3 @@ def check_finite_weights(model: nn.Module) -> None:
     for name, weight in model.named_parameters():
         if weight.requires_grad and not bool(torch.isfinite(weight).all()):
             raise ValueError(f"The trained weights must be finite, `{name}` is not. {_REMEDY}")
-
-
-_REMEDY = (
-    "The run has diverged, and nothing is published. Start it again with `--fresh` and a lower "
-    "`training.learning_rate`, a longer `training.warmup` or a smaller `training.clip_norm` (above 0)."
-)

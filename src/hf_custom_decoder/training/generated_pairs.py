@@ -44,16 +44,8 @@ def distill_pairs(
     _check_output(output, recipe.data, [], fresh)
     sources = list(read_pairs(recipe.data, "train")["source"])
     partial = _partial(output)
-    outputs = _generate(
-        recipe,
-        teacher,
-        sources,
-        partial,
-        max_length=recipe.data.max_target_length,
-        max_source_length=recipe.data.max_source_length,
-        device=device,
-        fresh=fresh,
-    )
+    lengths = (recipe.data.max_source_length, recipe.data.max_target_length)
+    outputs = _generate(recipe, teacher, sources, partial, lengths, device, fresh)
     return _write(recipe.data, zip(sources, outputs, strict=True), output, report)
 
 
@@ -103,16 +95,8 @@ def back_translate(
     if not targets:
         raise ValueError(f"There must be text to translate back, {', '.join(map(str, texts))} hold none.")
     partial = _partial(output)
-    outputs = _generate(
-        recipe,
-        model,
-        targets,
-        partial,
-        max_length=recipe.data.max_source_length,
-        max_source_length=recipe.data.max_target_length,
-        device=device,
-        fresh=fresh,
-    )
+    lengths = (recipe.data.max_target_length, recipe.data.max_source_length)
+    outputs = _generate(recipe, model, targets, partial, lengths, device, fresh)
     marked = (f"{tag} {text}" if tag and text.strip() else text for text in outputs)
     return _write(recipe.data, zip(marked, targets, strict=True), output, report)
 
@@ -147,12 +131,12 @@ def _generate(
     name: str,
     texts: Sequence[str],
     partial: Path,
-    *,
-    max_length: int,
-    max_source_length: int,
+    lengths: tuple[int, int],
     device: str,
     fresh: bool,
 ) -> list[str]:
+    """Writes a text for each; `lengths` are the most tokens that the model reads and writes."""
+    longest, max_length = lengths
     search = recipe.generation
     model, tokenizer = load_model_folder(name, device=device)
     options: dict[str, Any] = {
@@ -171,12 +155,12 @@ def _generate(
             batch_size=recipe.evaluation.batch_size,
             target_tokenizer=load_target_tokenizer(name),
             truncate=True,
-            max_source_length=max_source_length,
+            max_source_length=longest,
             **options,
         )
         return (text for (text,) in found)
 
-    settings = {"model": str(name), "max_source_length": max_source_length, **options}
+    settings = {"model": str(name), "max_source_length": longest, **options}
     size = recipe.evaluation.batch_size
     return kept_outputs(texts, generate, partial, settings=settings, batch_size=size, fresh=fresh)
 

@@ -1,6 +1,5 @@
 """The model of a run, built for its tokenizers."""
 
-import difflib
 from dataclasses import fields
 from typing import Any
 
@@ -11,6 +10,7 @@ from ..hub.adapter_folder import is_adapter_folder
 from ..models.configuration_custom_seq2seq import OWN_DECODER_CONFIGS, OWN_ENCODER_CONFIGS, CustomSeq2SeqConfig
 from ..models.modeling_custom_seq2seq import CustomSeq2SeqForConditionalGeneration
 from .recipe_options import Recipe
+from .recipe_reading import describe_unknown
 
 
 def build_recipe_model(recipe: Recipe, tokenizers: PairTokenizers, *, reads_weights: bool = True) -> PreTrainedModel:
@@ -56,7 +56,6 @@ def build_recipe_model(recipe: Recipe, tokenizers: PairTokenizers, *, reads_weig
         _check_vocabulary(len(target), model.config.get_text_config().vocab_size, options.pretrained)
     elif options.pretrained_encoder is not None:
         joining |= {"decoder": decoder, "decoder_start_token_id": start}
-        _check_fields("decoder", options.decoder)
         if reads_weights:
             model = CustomSeq2SeqForConditionalGeneration.from_encoder_pretrained(
                 options.pretrained_encoder, **joining
@@ -67,8 +66,6 @@ def build_recipe_model(recipe: Recipe, tokenizers: PairTokenizers, *, reads_weig
         size = model.config.encoder.get_text_config(encoder=True).vocab_size
         _check_vocabulary(len(tokenizers.source), size, options.pretrained_encoder)
     else:
-        _check_fields("encoder", options.encoder)
-        _check_fields("decoder", options.decoder)
         encoder = {**options.encoder}
         if encoder.get("model_type", "custom_transformer_encoder") in OWN_ENCODER_CONFIGS:
             encoder = {**_vocabulary(tokenizers.source), **encoder}
@@ -87,8 +84,15 @@ def build_recipe_model(recipe: Recipe, tokenizers: PairTokenizers, *, reads_weig
     return model.train()
 
 
-def check_pretrained(recipe: Recipe) -> None:
-    """Raises an `OSError` if a pretrained part cannot be read, a `ValueError` if it is an adapter, before any work."""
+def check_model(recipe: Recipe) -> None:
+    """Checks a recipe's `model` section before any work.
+
+    Raises:
+        OSError: If a pretrained part cannot be read.
+        ValueError: If it is an adapter, or a field of an encoder or decoder of ours is unknown.
+    """
+    _check_fields("encoder", recipe.model.encoder)
+    _check_fields("decoder", recipe.model.decoder)
     for option in ("pretrained", "pretrained_encoder"):
         name = getattr(recipe.model, option)
         if name is None:
@@ -114,13 +118,12 @@ def _check_fields(side: str, given: dict[str, Any]) -> None:
     kind = own.get(given.get("model_type", f"custom_transformer_{side}"))
     if kind is None:
         return
-    known = {"model_type", *(field.name for field in fields(kind))}
+    of_any = {field.name for field in fields(PreTrainedConfig)}
+    names = {"model_type", *(field.name for field in fields(kind))}
     for name in given:
-        if name not in known:
-            nearest = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.6)
-            own_names = sorted(known - {field.name for field in fields(PreTrainedConfig)})
-            remedy = f"Did you mean `{nearest[0]}`?" if nearest else f"Known are {', '.join(own_names)}."
-            raise ValueError(f"`model.{side}.{name}` is no option of this {side}. {remedy}")
+        if name not in names | of_any:
+            prefix = f"model.{side}."
+            raise ValueError(describe_unknown(f"{prefix}{name}", sorted(names - of_any), prefix))
 
 
 def _vocabulary(tokenizer: Any) -> dict[str, Any]:
@@ -162,10 +165,10 @@ def check_positions(recipe: Recipe, model: PreTrainedModel, option: str) -> None
         most = getattr(model.config if part is None else part, "max_position_embeddings", None)
         length = getattr(recipe.data, limit)
         if isinstance(most, int) and length > most:
-            is_built_here = recipe.model.pretrained is None and (
-                side == "decoder" or recipe.model.pretrained_encoder is None
-            )
-            is_free = option == "model" and is_built_here
+            pretrained = [recipe.model.pretrained]
+            if side == "encoder":
+                pretrained.append(recipe.model.pretrained_encoder)
+            is_free = option == "model" and not any(pretrained)
             remedy = f", or set `model.{side}.max_position_embeddings`" if is_free else ""
             raise ValueError(
                 f"`data.{limit}` must be within the positions of the {option}'s {side}, got {length} and {most}. "

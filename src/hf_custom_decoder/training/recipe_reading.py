@@ -139,7 +139,7 @@ def _build(kind: type, content: Any, prefix: str) -> Any:
     values = {}
     for name, value in content.items():
         if name not in hints:
-            raise ValueError(_unknown(f"{prefix}{name}", list(hints), prefix))
+            raise ValueError(describe_unknown(f"{prefix}{name}", list(hints), prefix))
         hint = hints[name]
         if is_dataclass(hint):
             values[name] = _build(typing.cast(type, hint), {} if value is None else value, f"{prefix}{name}.")
@@ -173,7 +173,7 @@ def _named_sections(hint: Any) -> type | None:
     return kind if isinstance(kind, type) and is_dataclass(kind) else None
 
 
-def _unknown(name: str, siblings: list[str], prefix: str) -> str:
+def describe_unknown(name: str, siblings: list[str], prefix: str) -> str:
     """Says which known option is nearest, first among those of the same section."""
     last = name.removeprefix(prefix)
     nearest = difflib.get_close_matches(str(last), siblings, n=1, cutoff=0.6)

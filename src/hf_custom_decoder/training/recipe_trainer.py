@@ -24,8 +24,8 @@ class RecipeTrainer(ExactEvaluationMixin, Seq2SeqTrainer):
 
     To the Trainer the run is one epoch of `len(batches)` batches, so that a checkpoint's step alone says where it
     goes on. On several processes every example is evaluated once. The gradient of accumulated batches is that of one
-    large batch, whatever model it is. Every evaluation tells what another's source costs
-    (`eval_source_gain`, see [`SourceGain`]).
+    large batch, whatever model it is. Every evaluation tells what another's source costs (`eval_source_gain`, see
+    [`SourceGain`]).
 
     Args:
         batches ([`TokenBatchSampler`], *optional*): Of this process; without it (a stream) the Trainer makes batches.
@@ -53,7 +53,7 @@ class RecipeTrainer(ExactEvaluationMixin, Seq2SeqTrainer):
         self._frozen = frozen
         self._word_dropout = word_dropout
         self.model_accepts_loss_kwargs = True  # else no labels are counted; see `CountedLoss`
-        self._counts_labels: bool | None = None  # the model does
+        self._model_divides_by_items: bool | None = None
         self._place = (-1, 0)  # optimizer steps that are done, and batches of the running one
         self._source_gain: SourceGain | None = None
         self._num_tokens = 0  # since the last log entry
@@ -91,9 +91,9 @@ class RecipeTrainer(ExactEvaluationMixin, Seq2SeqTrainer):
         return (first + self._place[1]) * self.args.world_size + self.args.process_index
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        if self._counts_labels is None:
-            self._counts_labels = divides_by_items(self.model, inputs)
-        forward: Any = model if self._counts_labels else CountedLoss(model)
+        if self._model_divides_by_items is None:
+            self._model_divides_by_items = divides_by_items(self.model, inputs)
+        forward: Any = model if self._model_divides_by_items else CountedLoss(model)
         added = self._added_loss
         if added is None or not model.training:
             return super().compute_loss(forward, inputs, *args, **kwargs)

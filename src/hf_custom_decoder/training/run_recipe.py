@@ -38,7 +38,7 @@ from .recipe_data import (
     without_texts,
 )
 from .recipe_folder import RecipeFolder
-from .recipe_model import build_recipe_model, check_pretrained
+from .recipe_model import build_recipe_model, check_model
 from .recipe_options import Recipe
 from .recipe_results import RecipeResults
 from .recipe_tokenizers import (
@@ -146,7 +146,7 @@ class RecipeRun:
     def prepare(self) -> None:
         """Reads and encodes the data, builds the model, and finds the checkpoint to go on from."""
         recipe, training = self.recipe, self.recipe.training
-        check_pretrained(recipe)
+        check_model(recipe)
         name = existing_tokenizer_name(recipe)
         existing = None if name is None else take_existing(recipe, name)
         with self.processes.main_process_first():
