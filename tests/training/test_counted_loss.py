@@ -82,15 +82,15 @@ def test_accumulated_batches_are_one_large_batch(build: Any, changes: dict[str, 
         assert found == pytest.approx(expected, rel=1e-4)
 
 
-def test_two_processes_are_one_that_accumulates(tmp_path: Path) -> None:
+def test_batches_of_two_processes_are_one_large_batch(tmp_path: Path) -> None:
     content = stock_recipe(tmp_path, bart)
-    content["training"] |= {"max_steps": 2, "max_tokens": None, "batch_size": 4, "clip_norm": 0.0, "log_steps": 1}
+    content["training"] |= {"max_steps": 2, "max_tokens": None, "batch_size": 8, "clip_norm": 0.0, "log_steps": 1}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
     train = ["-m", "hf_custom_decoder", "train", str(tmp_path / "recipe.yaml")]
     launched = subprocess.run([sys.executable, *LAUNCHERS["torchrun"], *train], capture_output=True, check=False)
     assert launched.returncode == 0, launched.stderr.decode()[-3000:]
     alone = recipe_from_dict(content)
-    alone.output, alone.training.accumulation = str(tmp_path / "alone"), 2
+    alone.output, alone.training.batch_size = str(tmp_path / "alone"), 16
     train_recipe(alone, lambda text: None)
     both, one = (json.loads((tmp_path / name / "training_log.json").read_text()) for name in ("run", "alone"))
     for name in ("loss", "grad_norm"):
