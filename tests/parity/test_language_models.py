@@ -258,6 +258,22 @@ def test_logits_loss_and_gradients(source: str, side: str, dtype: torch.dtype) -
     assert_same_gradients(ours, our_weights(source, gradients(theirs)))
 
 
+@pytest.mark.parametrize(
+    "source", [name for name in SOURCES if name.startswith(("llama", "qwen", "mistral")) and name != "llama_dynamic"]
+)
+def test_sequences_in_one_row(source: str) -> None:
+    """Positions that begin anew keep sequences apart, as in transformers without a cache."""
+    theirs, ours = build(source, torch.float64)
+    input_ids = torch.randint(3, VOCAB_SIZE, (1, LENGTH))
+    at = torch.tensor([[0, 1, 2, 3, 0, 0, 1, 2, 3, 4, 5]])
+    with single_is_double(torch.float64), torch.no_grad():
+        expected = theirs(input_ids=input_ids, position_ids=at, use_cache=False).logits
+        apart = ours(input_ids=input_ids, position_ids=at).logits
+        together = ours(input_ids=input_ids).logits
+    assert_near(apart, expected)
+    assert (together - expected).abs().max() > 1e-3
+
+
 @pytest.mark.parametrize("source", [name for name in SOURCES if name != "llama_dynamic"])
 def test_cached_steps(source: str) -> None:
     theirs, ours = build(source, torch.float64)

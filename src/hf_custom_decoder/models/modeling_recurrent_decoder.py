@@ -32,6 +32,7 @@ from .inputs_custom_seq2seq import (
     check_tensor,
 )
 from .modeling_recurrent_stack import RecurrentPreTrainedModel
+from .sequences_custom_seq2seq import decode_sequences
 
 
 class RecurrentDecoderLayer(nn.Module):
@@ -140,7 +141,9 @@ class RecurrentDecoderModel(RecurrentDecoderPreTrainedModel):
             past_key_values (`Cache`, *optional*): Extended in place.
             inputs_embeds (`torch.FloatTensor` of shape `(batch_size, target_length, embedding_size)`, *optional*): In
                 place of `input_ids`.
-            position_ids: Taken so that any decoder can be called alike; a recurrent decoder has no use for it.
+            position_ids (`torch.LongTensor` of shape `(batch_size, target_length)`, *optional*): Without a source, a
+                mask or a cache, positions that begin anew inside a row part it into sequences that do not see each
+                other. A recurrent decoder has no other use for them.
             use_cache (`bool`, *optional*): Return a cache; by default `config.use_cache` outside training.
             output_attentions (`bool`, *optional*): Return the weights over the source.
             output_hidden_states (`bool`, *optional*): Return the embeddings, each layer's output and, last, what the
@@ -166,6 +169,18 @@ class RecurrentDecoderModel(RecurrentDecoderPreTrainedModel):
         num_rows, length = given.shape[:2]
         if input_ids is not None:
             check_id_range(owner, "input_ids", input_ids, config.vocab_size)
+        is_alone = attention_mask is None and past_key_values is None and encoder_hidden_states is None
+        if position_ids is not None and is_alone and initial_states is None:
+            by_sequence = decode_sequences(
+                self,
+                given,
+                position_ids,
+                use_cache=use_cache,
+                output_attentions=output_attentions,
+                output_hidden_states=output_hidden_states,
+            )
+            if by_sequence is not None:
+                return by_sequence if return_dict is not False else by_sequence.to_tuple()
         if output_attentions is None:
             output_attentions = bool(config.output_attentions)
         if output_hidden_states is None:

@@ -43,6 +43,7 @@ from .mixers_custom_seq2seq import LinearRecurrence
 from .modeling_transformer_stack import TransformerPreTrainedModel
 from .packed_attention_custom_seq2seq import PACKED, can_attend_packed, pack_angles
 from .packing_custom_seq2seq import PackedRows, is_tracing, packed_rows, source_rows
+from .sequences_custom_seq2seq import decode_sequences
 from .tensor_parallel_custom_seq2seq import HEAD_RULE
 
 
@@ -309,7 +310,8 @@ class TransformerDecoderModel(TransformerDecoderPreTrainedModel):
             inputs_embeds (`torch.FloatTensor` of shape `(batch_size, target_length, hidden_size)`, *optional*): In
                 place of `input_ids`; already scaled.
             position_ids (`torch.LongTensor` of shape `(batch_size, target_length)`, *optional*): By default real
-                tokens are counted from 0, so padding on the left moves nothing.
+                tokens are counted from 0, so padding on the left moves nothing. Without a source, a mask or a cache,
+                positions that begin anew inside a row part it into sequences that do not see each other.
             use_cache (`bool`, *optional*): Return a cache; by default `config.use_cache` outside training.
             output_attentions (`bool`, *optional*): Return the weights of each layer (computed by the eager form).
             output_hidden_states (`bool`, *optional*): Return the input of the first layer and each layer's output;
@@ -334,6 +336,18 @@ class TransformerDecoderModel(TransformerDecoderPreTrainedModel):
         batch_size, length = given.shape[:2]
         if input_ids is not None:
             check_id_range(owner, "input_ids", input_ids, config.vocab_size)
+        is_alone = attention_mask is None and past_key_values is None and encoder_hidden_states is None
+        if position_ids is not None and is_alone:
+            by_sequence = decode_sequences(
+                self,
+                given,
+                position_ids,
+                use_cache=use_cache,
+                output_attentions=output_attentions,
+                output_hidden_states=output_hidden_states,
+            )
+            if by_sequence is not None:
+                return by_sequence if return_dict is not False else by_sequence.to_tuple()
         if output_attentions is None:
             output_attentions = bool(config.output_attentions)
         if output_hidden_states is None:
