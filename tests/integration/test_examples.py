@@ -120,3 +120,58 @@ def test_own_decoder(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
     assert "of 500 new words are spelled backwards" in printed
     assert "without this package: transformers_modules." in printed
     assert len((EXAMPLES / "convolutional_decoder.py").read_text().splitlines()) < 100
+
+
+TEXT = (
+    "Anna Berg was born in Oslo in 1921. She had 3 cats (all of them black). Later the family moved to Bergen, Norway."
+)
+
+
+def test_cloze_questions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Answers stand in their sentence, sentences in their context, a question holds words of its sentence alone."""
+    (tmp_path / "a.jsonl").write_text(json.dumps({"context": TEXT}) + "\n" + json.dumps({"context": TEXT}) + "\n")
+    (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(json.dumps({"source": "Too short."}).encode()))
+    text = ("--text", "a.jsonl", "b.jsonl.gz", "--column", "context", "source")
+    run("cloze_questions", *text, "--sentences", 2, "--output", "out/cloze.jsonl.gz")
+    rows = [json.loads(line) for line in gzip.decompress(Path("out/cloze.jsonl.gz").read_bytes()).splitlines()]
+    assert f"{len(rows)} questions in out" in capsys.readouterr().out
+    assert 6 <= len(rows) <= 9  # 3 sentences, of equal texts one
+    for row in rows:
+        assert row["sentence"] in row["context"] in TEXT
+        assert row["answers"][0] in row["sentence"]
+        asked = {word.rstrip(".,?") for word in row["question"].lower().split()}
+        known = {word.rstrip(".,") for word in row["sentence"].lower().split()}
+        assert asked - known <= {"who", "what", "when", "how", "many"}
+    assert {row["question"].split()[0] for row in rows if row["answers"] == ["1921"]} <= {
+        "When",
+        "Was",
+        "Anna",
+        "Born",
+    }
+    whole = run_rows("cloze_questions", *text, "--sentences", 0, "--output", "whole.jsonl")
+    assert {row["context"] for row in whole} == {TEXT}
+    assert run_rows("cloze_questions", *text, "--sentences", 0, "--output", "whole.jsonl") == whole
+    assert run_rows("cloze_questions", *text, "--sentences", 0, "--seed", 1, "--output", "whole.jsonl") != whole
+
+
+def run_rows(name: str, *arguments: Any) -> list[dict[str, Any]]:
+    """What an example writes into the JSON Lines file that its last argument names."""
+    run(name, *arguments)
+    return [json.loads(line) for line in Path(arguments[-1]).read_text().splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--column", "text"], r"a\.jsonl has no column 'text': it has context"),
+        (["--column", "context", "source"], r"as many as there are files \(1\): 2 given"),
+        (["--column", "context", "--keep", "0"], r"`--keep` must be above 0 and at most 1, got 0\.0"),
+        (["--column", "context", "--per_sentence", "0"], r"`--per_sentence` must be at least 1, got 0"),
+        (["--column", "context", "--sentences", "-1"], r"`--sentences` must be at least 0, got -1"),
+    ],
+)
+def test_cloze_questions_refuses(tmp_path: Path, arguments: list[str], words: str) -> None:
+    (tmp_path / "a.jsonl").write_text(json.dumps({"context": TEXT}) + "\n")
+    with pytest.raises(SystemExit, match=words):
+        run("cloze_questions", "--text", "a.jsonl", *arguments, "--output", "out.jsonl")
+    assert not Path("out.jsonl").exists()

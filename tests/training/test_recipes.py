@@ -35,6 +35,10 @@ ROWS: dict[str, tuple[dict[str, Any], tuple[str, str]]] = {
         {"question": "Who?", "context": "It was me.", "answers": ["me", "It was me"]},
         ("question: Who? context: It was me.", "me"),
     ),
+    "squad_mini_pretrained": (
+        {"question": "Who?", "context": "It was me.", "answers": ["me", "It was me"]},
+        ("question: Who? context: It was me.", "me"),
+    ),
     "squad": (
         {
             "question": "Who?",
@@ -42,6 +46,10 @@ ROWS: dict[str, tuple[dict[str, Any], tuple[str, str]]] = {
             "answers": {"text": ["me", "It was me"], "answer_start": [7, 0]},
         },
         ("question: Who? context: It was me.", "me"),
+    ),
+    "squad_mini_pretrain": (
+        {"question": "Who was it?", "context": "It was me. You too.", "answers": ["me"], "sentence": "It was me."},
+        ("question: Who was it? context: It was me. You too.", "me"),
     ),
     "scitldr": ({"source": "An abstract.", "targets": ["Short."]}, ("An abstract.", "Short.")),
     "wmt14_en_de": ({"translation": {"de": "Hund", "en": "dog"}}, ("dog", "Hund")),
@@ -77,9 +85,16 @@ def test_recipes_read_rows_of_their_form(path: Path, tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
     if recipe.tasks:
         check_pretraining(recipe)
-        for task in recipe.tasks.values():
+        for name, task in recipe.tasks.items():
             data = replace(recipe.data, train=str(tmp_path / "rows.jsonl"), cache_dir=str(tmp_path / "cache"))
-            assert list(read_texts(data, "train", list(task.text or []), "text")["text"]) == list(expected)
+            if task.is_supervised:
+                pairs = list(read_pairs(replace(data, source=task.source, target=task.target), "train"))
+                wanted = ("sentence: Who was it? context: It was me. You too.", "It was me.")
+                assert [(pair["source"], pair["target"]) for pair in pairs] == [
+                    wanted if name == "sentences" else expected
+                ]
+            else:
+                assert list(read_texts(data, "train", list(task.text or []), "text")["text"]) == list(expected)
         return
     for split in ("train", "validation", "test"):
         assert getattr(recipe.data, split) is not None
@@ -92,11 +107,16 @@ def test_recipes_read_rows_of_their_form(path: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_models_of_recipes_fit_their_data(path: Path) -> None:
     recipe = recipe_of(path)
-    if recipe.model.pretrained is not None:  # a folder of another recipe, and that of its twin
-        assert recipe.model.pretrained == recipe_of(path.with_name("multi30k_pretrain.yaml")).output
-        twin = recipe_of(path.with_name("multi30k_small.yaml"))
-        assert (twin.data, twin.training) == (recipe.data, recipe.training)
-        assert twin.model == recipe_of(path.with_name("multi30k_pretrain.yaml")).model
+    if recipe.model.pretrained is not None:  # a folder of another recipe
+        name = "multi30k_pretrain" if path.stem.startswith("multi30k") else "squad_mini_pretrain"
+        first = recipe_of(path.with_name(f"{name}.yaml"))
+        assert recipe.model.pretrained == first.output
+        for limit in ("max_source_length", "max_target_length"):
+            assert getattr(recipe.data, limit) <= getattr(first.data, limit)
+        if path.stem == "multi30k_small_pretrained":  # and that of its twin
+            twin = recipe_of(path.with_name("multi30k_small.yaml"))
+            assert (twin.data, twin.training) == (recipe.data, recipe.training)
+            assert twin.model == first.model
         return
     tokenizer = train_tokenizer(["a b c"], kind="word", vocab_size=9, max_length=9, min_frequency=1)
     with torch.device("meta"):
