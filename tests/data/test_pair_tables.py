@@ -131,3 +131,85 @@ def test_parallel_text_of_unequal_length(tmp_path: Path) -> None:
 def test_a_list_inside_a_sentence() -> None:
     with pytest.raises(ValueError, match="must be one text there"):
         ColumnText("say {x}", "data.source").texts({"x": ["a"]})
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("a.tsv", b"en\tde\na\rb\tc\n", [("a\rb", "c")]),
+        ("a.csv", b"en,de\r\n a ,b\r\n\r\nc,\r\nd,e\r\n", [(" a ", "b"), ("d", "e")]),
+        ("a.csv", b'de,en\r\n"x\r\ny","b"\r\n', [("b", "x\r\ny")]),
+        ("a.csv", b"en,de,more\r\na,b\r\n", [("a", "b")]),  # a row that ends early
+        ("a.csv", b",en,de\n0,a,b\n", [("a", "b")]),  # numbers of rows under no name
+        ("a.tsv", b"en\tde\ra\tb\n", []),  # lines end as they did before 2001
+    ],
+)
+def test_line_ends_and_fields_of_tables(
+    tmp_path: Path, name: str, content: bytes, expected: list[Any], streaming: bool
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    if not expected:
+        with pytest.raises(ValueError, match="must hold some rows, .* is empty"):
+            read_pairs(options(tmp_path, str(tmp_path / name)), "train", streaming=streaming)
+        return
+    assert texts(read_pairs(options(tmp_path, str(tmp_path / name)), "train", streaming=streaming)) == expected
+
+
+@pytest.mark.parametrize("content", ["en\tde\ncat\tKatze\t0.9\n", "en\tde\ncat\tKatze\t\n"])
+def test_a_field_without_a_name_moves_no_other(tmp_path: Path, content: str) -> None:
+    (tmp_path / "a.tsv").write_text(content)
+    with pytest.raises(ValueError, match=r"a\.tsv must have a name for every field, .*row has 3 .*names 'en', 'de'"):
+        list(read_pairs(options(tmp_path, str(tmp_path / "a.tsv")), "train"))
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("order", [1, -1])
+def test_parquet_files_whose_columns_differ(tmp_path: Path, order: int, streaming: bool) -> None:
+    for name, row in (("a", {"en": "a", "de": "b"}), ("b", {"en": "c", "score": 0.5, "de": "d"})):
+        datasets.Dataset.from_list([row]).to_parquet(tmp_path / f"{name}.parquet")
+    files = [str(tmp_path / "a.parquet"), str(tmp_path / "b.parquet")][::order]
+    rows = read_pairs(options(tmp_path, files), "train", streaming=streaming)
+    assert texts(rows) == [("a", "b"), ("c", "d")][::order]
+    with pytest.raises(
+        ValueError, match=r"names the column 'score', but .*b\.parquet \(en, score, de\).* has 'en', 'de'"
+    ):
+        read_pairs(options(tmp_path, files, source="score"), "train", streaming=streaming)
+
+
+def test_parallel_text_in_a_sentence(tmp_path: Path) -> None:
+    files = write(tmp_path, "parallel")
+    rows = read_pairs(options(tmp_path, files, source="translate: {en}"), "train")
+    assert texts(rows) == [(f"translate: {en}", de) for en, de in ROWS]
+    for changes, message in (
+        ({"source": "de"}, "must name parallel texts differently, got 'de' for both"),
+        ({"target": "{en} {de}"}, "`data.target` must name one column for parallel text"),
+        ({"source": "translation.en"}, "`data.source` must name one column for parallel text, without a path"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            read_pairs(options(tmp_path, files, **changes), "train")
+
+
+@pytest.mark.parametrize(
+    "row", [{"translation": None}, {"translation": {"en": None}}, {"translation": {"en": float("nan")}}]
+)
+def test_what_a_row_lacks_is_empty(row: dict[str, Any]) -> None:
+    assert ColumnText("translation.en", "data.source").texts(row) == []
+    assert ColumnText("x {translation.en}", "data.source").texts(row) == []
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ({"text": ["b"], "answer_start": [1]}, r"got the fields 'text', 'answer_start'. .* such as 'de\.text'"),
+        ([{"text": "b"}], r"got the fields 'text'"),
+        ([["b"]], "got a list in a list"),
+        (b"b", "got bytes"),
+    ],
+)
+@pytest.mark.parametrize("text", ["de", "x {de}"])
+def test_what_is_no_text_is_not_written_as_one(value: Any, message: str, text: str) -> None:
+    if isinstance(value, list) and text != "de":
+        message = "must be one text there"
+    with pytest.raises(ValueError, match=f"`data.target` .*{message}"):
+        ColumnText(text, "data.target").texts({"de": value})

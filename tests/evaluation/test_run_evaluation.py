@@ -76,11 +76,25 @@ def test_perplexity_on_validation_is_that_of_training(trained: Path, tmp_path: P
     assert not (tmp_path / "predictions.jsonl").exists()
 
 
-def test_predictions_of_an_earlier_evaluation_go(trained: Path, tmp_path: Path) -> None:
+def test_predictions_of_an_earlier_evaluation_are_put_aside(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They are hours of work, but not what the new results speak of."""
     evaluated(trained, tmp_path)
+    before = (tmp_path / "predictions.jsonl").read_text()
     line = ["evaluate", "--model", str(trained / "run"), "--predictions", str(tmp_path)]
+    capsys.readouterr()
     assert main([*line, "--metrics=perplexity"]) == 0
-    assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["predictions.earlier.jsonl", "results.json"]
+    assert (tmp_path / "predictions.earlier.jsonl").read_text() == before
+    assert f"those of an earlier evaluation are in {tmp_path / 'predictions.earlier.jsonl'}" in capsys.readouterr().out
+
+
+def test_outputs_go_into_a_folder(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "out").write_text("mine")
+    assert main(["evaluate", "--model", str(trained / "run"), "--predictions", str(tmp_path / "out")]) == 2
+    assert "go into a folder, but" in capsys.readouterr().err
+    assert (tmp_path / "out").read_text() == "mine"
 
 
 @pytest.mark.parametrize("option", ["--format=json", "--data.format=json"])

@@ -144,3 +144,71 @@ def test_mistakes_of_files_and_lines(tmp_path: Path) -> None:
         read_recipe(None, {"batch_size": "3"})
     with pytest.raises(ValueError, match="`max_setps` is no option.*training.max_steps"):
         read_recipe(None, {"max_setps": "3"})
+
+
+@pytest.mark.parametrize(
+    ("option", "text", "expected"),
+    [
+        ("data.source", "translate: {en}", "translate: {en}"),
+        ("data.source", "{en}", "{en}"),
+        ("output", "007", "007"),
+        ("card.title", "1.10", "1.10"),
+        ("card.language", "no", "no"),
+        ("card.language", "[de, en]", ["de", "en"]),
+        ("data.revision", "0123456", "0123456"),
+        ("data.config", "1_2", "1_2"),
+        ("data.config", "null", None),
+        ("card.summary", "C# and more # or less", "C# and more # or less"),
+        ("card.summary", "'quoted: here'", "quoted: here"),
+        ("data.train", "a,b.jsonl", "a,b.jsonl"),
+        ("data.train", "[a.jsonl, b.jsonl]", ["a.jsonl", "b.jsonl"]),
+        ("evaluation.metrics", "bleu,chrf", ["bleu", "chrf"]),
+        ("training.learning_rate", "1e-3", 0.001),
+        ("data.lowercase", "true", True),
+        ("model.decoder.hidden_size", "8", 8),
+        ("model.preset", "null", None),
+        ("training.freeze", "{encoder: always}", {"encoder": "always"}),
+        ("training.freeze.encoder", "3", 3),
+    ],
+)
+def test_values_on_the_command_line(option: str, text: str, expected: Any) -> None:
+    """A text is taken as it is, by options whose value is one; others read YAML."""
+    length = {"training.max_steps": "1", "training.batch_size": "1"}
+    found: Any = read_recipe(None, {**length, option: text})
+    for name in option.split("."):
+        found = found[name] if isinstance(found, dict) else getattr(found, name)
+    assert found == expected
+    assert type(found) is type(expected)
+
+
+def test_values_of_a_task_on_the_command_line(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text("tasks: {qa: {objective: supervised, train: a, source: b, target: c}}")
+    task = read_recipe(path, {"tasks.qa.source": "ask: {b}", "tasks.qa.weight": "2"}).tasks["qa"]
+    assert (task.source, task.weight) == ("ask: {b}", 2)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("training:\n  seed: 1\ndata: {}\ntraining:\n  seed: 2\n", "gives `training` twice, in lines 1 and 4"),
+        ("training:\n  seed: 1\n  seed: 2\n", "gives `seed` twice, in lines 2 and 3"),
+        ("tasks:\n  a: {weight: 1, weight: 2}\n", "gives `weight` twice, in lines 2 and 2"),
+    ],
+)
+def test_a_name_that_stands_twice(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=message):
+        read_recipe(path)
+
+
+def test_anchors_and_encodings_of_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    fields = "encoder: &side\n    hidden_size: 8\n    dropout: 0.1\n  decoder:\n    <<: *side\n    dropout: 0.2\n"
+    path.write_text(f"\ufeffmodel:\n  {fields}", encoding="utf-8")
+    model = read_recipe(path).model
+    assert (model.encoder["dropout"], model.decoder) == (0.1, {"hidden_size": 8, "dropout": 0.2})
+    path.write_bytes("card: {title: Grüße}".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"recipe\.yaml must be UTF-8, but byte 16 is 0xfc"):
+        read_recipe(path)

@@ -33,15 +33,16 @@ class ColumnText:
                 )
 
     def texts(self, row: Mapping[str, Any]) -> list[str]:
-        """Returns all texts of a row: one, or several where the column holds a list; None and blank ones left out.
+        """Returns all texts of a row: one, or several where the column holds a list; without None, NaN and blank ones.
 
         Raises:
-            ValueError: If the path leads nowhere, or a list stands inside a sentence.
+            ValueError: If the path leads nowhere or to something that is no text, or a list stands inside a sentence.
         """
         if not self.places:
             found = self._find(row, self.text)
             values = found if isinstance(found, list) else [found]
-            return [str(value) for value in values if value is not None and str(value).strip()]
+            texts = [self._text(value, self.text) for value in values]
+            return [text for text in texts if text.strip()]
         filled = []
         for place in self.places:
             value = self._find(row, place)
@@ -49,7 +50,7 @@ class ColumnText:
                 raise ValueError(
                     f"`{self.option}` puts {place!r} into a sentence, which must be one text there, got {value!r:.60}."
                 )
-            filled.append("" if value is None else str(value))
+            filled.append(self._text(value, place))
         if not any(text.strip() for text in filled):
             return []
         remaining = iter(filled)
@@ -58,7 +59,27 @@ class ColumnText:
     def _find(self, row: Mapping[str, Any], path: str) -> Any:
         value: Any = row
         for part in path.split("."):
+            if value is None:
+                return None
             if not isinstance(value, Mapping) or part not in value:
                 raise ValueError(f"`{self.option}` leads to {path!r}, but a row has no {part!r} there: {row!r:.120}.")
             value = value[part]
         return value
+
+    def _text(self, value: Any, path: str) -> str:
+        """A value as a text, numbers as they are written; None and NaN, which stand for nothing, are blank."""
+        if value is None or value != value:
+            return ""
+        if isinstance(value, Mapping):
+            first = next(iter(value), "text")
+            raise ValueError(
+                f"`{self.option}` leads to {path!r}, which must be a text or a list of texts, got the fields "
+                f"{', '.join(map(repr, value)) or 'none'}. Name one of them, such as '{path}.{first}'."
+            )
+        if isinstance(value, (list, tuple, bytes)):
+            kind = "bytes" if isinstance(value, bytes) else "a list in a list"
+            raise ValueError(
+                f"`{self.option}` leads to {path!r}, which must be a text or a list of texts, got {kind}: "
+                f"{value!r:.60}."
+            )
+        return str(value)

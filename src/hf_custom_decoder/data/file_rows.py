@@ -87,33 +87,60 @@ def read_text(datasets: Any, files: list[Path], cache_dir: str | None, streaming
 def read_parallel(
     datasets: Any, files: list[Path], cache_dir: str | None, streaming: bool, *, columns: tuple[str, str]
 ) -> SplitRows:
-    """Reads sources and targets, paired line by line."""
+    """Reads sources and targets, paired line by line, into columns of these names, which differ."""
     if len(files) != 2:
         raise ValueError(f"Parallel text must be two files, sources and targets, got {len(files)}: {_names(files)}.")
     table = _table(datasets, FileReader("parallel", _parallel_rows), [tuple(files)], columns, cache_dir, streaming)
-    stored = list(dict.fromkeys(columns))
-    return SplitRows(table, stored, stored, _names(files))
+    return SplitRows(table, list(columns), list(columns), _names(files))
 
 
 def read_parquet(datasets: Any, files: list[Path], cache_dir: str | None, streaming: bool) -> SplitRows:
-    """Reads Parquet, whose columns have types of their own."""
+    """Reads Parquet, whose columns have types of their own; the columns are those that every file has."""
+    import pyarrow.parquet  # type: ignore[import-untyped]
+
     names = [glob.escape(str(file.resolve())) for file in files]
     try:
+        shapes = [pyarrow.parquet.read_schema(file).names for file in files]
+        called, columns = _columns_in_all(files, shapes)
+        are_all = all(set(shape) == set(columns) for shape in shapes)
+        some = {} if are_all else {"columns": columns}
         table = datasets.load_dataset(
-            "parquet", data_files=names, split="train", streaming=streaming, cache_dir=cache_dir
+            "parquet", data_files=names, split="train", streaming=streaming, cache_dir=cache_dir, **some
         )
         columns = table.column_names or list(next(iter(table), {}))
     except (datasets.exceptions.DatasetGenerationError, ValueError, TypeError) as error:
         reason = " ".join(str(error.__cause__ or error).split())
         raise ValueError(f"{_names(files)} could not be read as parquet: {reason}") from error
-    return SplitRows(table, columns, columns, _names(files))
+    return SplitRows(table, columns, columns, called)
 
 
 def _separated_rows(files: tuple[Path, ...], columns: tuple[str, ...], *, settings: dict[str, Any]) -> Iterator[Row]:
+    import pandas  # type: ignore[import-untyped]
+
     for frame in _frames(files[0], {**settings, "chunksize": _ROWS_AT_ONCE}):
-        values = [[value if isinstance(value, str) else None for value in frame[column]] for column in columns]
-        for row in zip(*values, strict=True):
-            yield dict(zip(columns, row, strict=True))
+        if not isinstance(frame.index, pandas.RangeIndex):  # pandas takes the first fields for names of rows
+            count = len(frame.columns) + frame.index.nlevels
+            raise ValueError(
+                f"{files[0]} must have a name for every field, but its first row has {count} and its header names "
+                f"{', '.join(map(repr, frame.columns))}. Name the others too, or take them out."
+            )
+        for row in zip(*(frame[column] for column in frame.columns), strict=True):
+            values = _without_line_end(row)
+            if values:
+                named = dict(zip(frame.columns, values, strict=True))
+                yield {column: named[column] for column in columns}
+
+
+def _without_line_end(row: tuple[Any, ...]) -> list[str | None]:
+    """The fields of a row without the carriage return of its line end; none of a blank line."""
+    values = [value if isinstance(value, str) else None for value in row]
+    last = max((place for place, value in enumerate(values) if value), default=0)
+    value = values[last]
+    if value is not None and value.endswith("\r"):
+        if value == "\r" and last == 0:
+            return []
+        values[last] = value[:-1]
+    return values
 
 
 def _header(file: Path, settings: dict[str, Any]) -> list[str]:
@@ -122,12 +149,18 @@ def _header(file: Path, settings: dict[str, Any]) -> list[str]:
 
 
 def _frames(file: Path, settings: dict[str, Any]) -> Iterator[Any]:
-    import pandas  # type: ignore[import-untyped]
+    """Parts of a table; only a line feed, with or without a carriage return before it, ends a row."""
+    import pandas
 
+    settings = {"dtype": str, "keep_default_na": False, "encoding": "utf-8-sig", "lineterminator": "\n", **settings}
     try:
         with open_bytes(file) as stream:
-            found = pandas.read_csv(stream, dtype=str, keep_default_na=False, encoding="utf-8-sig", **settings)
-            yield from found if "chunksize" in settings else [found]
+            found = pandas.read_csv(stream, **settings)
+            for frame in found if "chunksize" in settings else [found]:
+                if len(frame.columns):
+                    last = str(frame.columns[-1])
+                    frame.columns = [*frame.columns[:-1], last.removesuffix("\r")]
+                yield frame
     except (ValueError, *UNREADABLE) as error:  # the errors of pandas are ValueErrors
         raise ValueError(f"{file} could not be read as a table: {' '.join(str(error).split())}") from error
 
@@ -160,7 +193,7 @@ def _table(
         return datasets.IterableDataset.from_generator(
             _rows_of_parts, gen_kwargs={"parts": parts, "columns": columns, "reader": reader}
         )
-    import pyarrow as pa  # type: ignore[import-untyped]
+    import pyarrow as pa
 
     known = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for part in parts for file in part]
     key = hashlib.sha256(repr((known, columns, reader.name)).encode()).hexdigest()[:32]

@@ -180,8 +180,24 @@ def _load_files(datasets: Any, options: DataOptions, where: str | list[str], str
             )
     form = options.format or _format_of(files)
     if form == "parallel":
-        return read_parallel(datasets, files, options.cache_dir, streaming, columns=(options.source, options.target))
+        columns = (_only_column(options.source, "data.source"), _only_column(options.target, "data.target"))
+        if columns[0] == columns[1]:
+            raise ValueError(
+                f"`data.source` and `data.target` must name parallel texts differently, got {columns[0]!r} for both."
+            )
+        return read_parallel(datasets, files, options.cache_dir, streaming, columns=columns)
     return _READERS[form](datasets, files, options.cache_dir, streaming)
+
+
+def _only_column(text: str, option: str) -> str:
+    """The one column that an option names, by itself or in a sentence: what a file of parallel text is called."""
+    paths: list[str] = sorted(set(ColumnText(text, option).paths))
+    if len(paths) != 1 or "." in paths[0]:
+        raise ValueError(
+            f"`{option}` must name one column for parallel text, without a path, got {text!r}. Each of the two files "
+            "is a column."
+        )
+    return paths[0]
 
 
 def _format_of(files: list[Path]) -> str:

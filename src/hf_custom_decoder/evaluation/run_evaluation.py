@@ -32,6 +32,7 @@ from .sentence_scores import sentence_scores
 from .text_metrics import Score, check_metric_packages, join_bpe, score_texts
 
 RESULTS_FILE = "results.json"
+EARLIER_FILE = "predictions.earlier.jsonl"
 _RECIPE_FILE = "recipe.yaml"
 _HUB_METRICS = {
     "bleu_tokenized": "bleu",
@@ -116,6 +117,9 @@ def evaluate_recipe(
     """
     options = recipe.evaluation
     text_metrics = [name for name in options.metrics if name != "perplexity"]
+    folder = predictions or Path(recipe.output) / "evaluation"
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"Outputs and figures go into a folder, but {folder} is a file. Name another one.")
     with joined_processes() as processes:
         with processes.in_step():
             utilities = [] if options.minimum_risk is None else [options.minimum_risk]
@@ -160,8 +164,7 @@ def evaluate_recipe(
         if not recipe.data.merge_references:
             for row, loss in zip(rows, losses, strict=bool(rows)):
                 row["scores"]["nats_per_token"] = loss
-    folder = predictions or Path(recipe.output) / "evaluation"
-    _write(recipe, folder, rows, len(entries), scores, flags)
+    _write(recipe, folder, rows, len(entries), scores, flags, report)
     width = max(map(len, scores))
     for name, score in scores.items():
         report(f"{name.ljust(width)}  {score.value:8.3f}  {score.settings}")
@@ -362,12 +365,14 @@ def _write(
     num_entries: int,
     scores: dict[str, Score],
     flags: dict[str, list[int]],
+    report: Callable[[str], None],
 ) -> None:
     if rows:
         lines = [json.dumps(row, ensure_ascii=False) for row in rows]
         write_text(folder / PREDICTIONS_FILE, "\n".join(lines) + "\n")
-    else:
-        (folder / PREDICTIONS_FILE).unlink(missing_ok=True)  # of an earlier evaluation
+    elif (folder / PREDICTIONS_FILE).is_file():  # of an earlier evaluation, which the new results do not speak of
+        (folder / PREDICTIONS_FILE).replace(folder / EARLIER_FILE)
+        report(f"No texts were written: those of an earlier evaluation are in {folder / EARLIER_FILE} now.")
     write_json(
         folder / RESULTS_FILE,
         {

@@ -42,15 +42,36 @@ def read_recipe(path: str | Path | None, overrides: dict[str, str] | None = None
         if not Path(path).is_file():
             raise FileNotFoundError(f"A recipe must be a YAML file, found none at {path}.")
         try:
-            content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+            text = Path(path).read_text(encoding="utf-8-sig")
+            _check_keys(path, yaml.compose(text, Loader=yaml.SafeLoader))
+            content = yaml.safe_load(text)
         except yaml.YAMLError as error:
             raise ValueError(f"{path} is no valid YAML: {error}") from error
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"{path} must be UTF-8, but byte {error.start:,} is {error.object[error.start]:#04x}."
+            ) from error
     content = {} if content is None else content
     if not isinstance(content, dict):
         raise ValueError(f"A recipe must hold sections by name, {path} holds {type(content).__name__}.")
     for name, text in (overrides or {}).items():
         _override(content, name, text)
     return recipe_from_dict(content)
+
+
+def _check_keys(path: str | Path, node: yaml.Node | None) -> None:
+    """Raises a `ValueError` for a name that stands twice in one place, of which YAML would forget the first."""
+    if isinstance(node, yaml.MappingNode):
+        lines: dict[str, int] = {}
+        for key, value in node.value:
+            name, line = str(key.value), key.start_mark.line + 1
+            if name in lines:
+                raise ValueError(f"{path} gives `{name}` twice, in lines {lines[name]} and {line}. Join them.")
+            lines[name] = line
+            _check_keys(path, value)
+    elif isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            _check_keys(path, item)
 
 
 def recipe_from_dict(content: dict[str, Any]) -> Recipe:
@@ -99,10 +120,7 @@ def take_overrides(arguments: Sequence[str], known: Iterable[str]) -> tuple[list
 def _override(content: dict[str, Any], name: str, text: str) -> None:
     """Puts one option into nested dicts, by its full or its short name."""
     parts = _full_name(name).split(".")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        value = text  # such as a text with a colon in it
+    value = _read_value(text, _kinds_of(parts))
     section = content
     for part in parts[:-1]:
         if section.get(part) is None:
@@ -114,6 +132,32 @@ def _override(content: dict[str, Any], name: str, text: str) -> None:
     other = ALTERNATIVES.get(".".join(parts))
     if other is not None and value is not None:
         section.pop(other.split(".")[1], None)
+
+
+def _read_value(text: str, kinds: tuple[Any, ...]) -> Any:
+    """What a value on the command line means: for an option that is a text itself, unless it is null or quoted."""
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text  # such as a text with a colon in it
+    if str not in kinds or isinstance(value, list):
+        return value
+    is_null = value is None and type(None) in kinds
+    return value if is_null or (isinstance(value, str) and text.strip()[:1] in "'\"") else text
+
+
+def _kinds_of(parts: list[str]) -> tuple[Any, ...]:
+    """The types that an option takes; none for an unknown option and for the fields of a config."""
+    kind: Any = Recipe
+    for part in parts:
+        kind = _named_sections(kind) or kind if not is_dataclass(kind) else typing.get_type_hints(kind).get(part)
+    return _alternatives(kind)
+
+
+def _alternatives(hint: Any) -> tuple[Any, ...]:
+    """The types of a union, or the one type."""
+    is_union = isinstance(hint, types.UnionType) or typing.get_origin(hint) is Union
+    return typing.get_args(hint) if is_union else (hint,)
 
 
 def _full_name(name: str) -> str:
@@ -195,8 +239,7 @@ def describe_unknown(name: str, siblings: list[str], prefix: str) -> str:
 
 def _convert(value: Any, hint: Any, name: str) -> Any:
     """Checks a value against the type of its option; YAML reads 1e-3 as a text, so numbers in texts are taken."""
-    is_union = isinstance(hint, types.UnionType) or typing.get_origin(hint) is Union
-    kinds = typing.get_args(hint) if is_union else (hint,)
+    kinds = _alternatives(hint)
     if value is None:
         if type(None) in kinds:
             return None
