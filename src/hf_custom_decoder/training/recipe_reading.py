@@ -147,10 +147,13 @@ def _read_value(text: str, kinds: tuple[Any, ...]) -> Any:
 
 
 def _kinds_of(parts: list[str]) -> tuple[Any, ...]:
-    """The types that an option takes; none for an unknown option and for the fields of a config."""
+    """The types that an option takes; `(None,)` for an unknown option and for the fields of a config."""
     kind: Any = Recipe
     for part in parts:
-        kind = _named_sections(kind) or kind if not is_dataclass(kind) else typing.get_type_hints(kind).get(part)
+        if is_dataclass(kind):
+            kind = typing.get_type_hints(kind).get(part)
+        else:  # a section by a free name
+            kind = _named_sections(kind)
     return _alternatives(kind)
 
 
