@@ -1,6 +1,7 @@
 """Tokenizers trained on the text of a run, with the special tokens where the models expect them."""
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from tokenizers import (
@@ -23,6 +24,10 @@ SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<unk>")
 
 _PUNCTUATION = Regex(r"[\p{P}\p{S}&&[^▁]]")
 _SPACE = "▁"
+_NUM_BYTES = 256
+_AFTER_A_LETTER = "|".join(rf"\p{{Cased}}\p{{Case_Ignorable}}{{{num_marks}}}" for num_marks in range(4))
+_FINAL_SIGMA = Regex(rf"(?<={_AFTER_A_LETTER})Σ(?!\p{{Case_Ignorable}}*\p{{Cased}})")
+"""At the end of a word, which `str.lower` sees and the normalizer Lowercase does not."""
 
 
 def train_tokenizer(
@@ -34,6 +39,7 @@ def train_tokenizer(
     min_frequency: int = 2,
     split_punctuation: bool = True,
     extra_tokens: Sequence[str] = (),
+    lowercase: bool = False,
 ) -> PreTrainedTokenizerFast:
     """Trains a tokenizer that ends every text with `</s>` and gives the text back when it decodes.
 
@@ -41,26 +47,42 @@ def train_tokenizer(
     - "byte-level": pieces of bytes (BPE); no text is unknown, whatever its script, and blanks stay as they are.
     - "word": what blanks separate. "character": every character, blanks among them.
 
+    A special token that a text spells is read as that token: nothing is learned of its letters, and what stands before
+    and after it is learned as texts of their own.
+
     Args:
         texts (`Iterable[str]`): What to train on.
         kind (`str`): One of the five.
-        vocab_size (`int`): Most tokens, special ones included.
+        vocab_size (`int`): Most tokens, special ones included. Every character of the texts must fit in for bpe and
+            unigram, the 256 bytes for byte-level; word and character leave out what is rarest.
         max_length (`int`): `model_max_length` of the result, in tokens.
         min_frequency (`int`, *optional*, defaults to 2): How often a pair of pieces must occur to be joined (bpe,
             byte-level), a word or a character to be known; unigram does not use it.
         split_punctuation (`bool`, *optional*, defaults to `True`): For bpe and unigram: punctuation marks and symbols
             are pieces of their own.
         extra_tokens (`Sequence[str]`, *optional*): More special tokens, from id 4 on: tags, the mask, sentinels.
+        lowercase (`bool`, *optional*, defaults to `False`): Whether the tokenizer turns text into lower case, as
+            `str.lower` does; special tokens stay as they are.
 
     Returns:
         [`~transformers.PreTrainedTokenizerFast`]: `<pad>` is 0, `<s>` 1, `</s>` 2, `<unk>` 3. All lies in
         `tokenizer.json`, so it loads with `AutoTokenizer` and no code of ours.
 
     Raises:
-        ValueError: If `kind` is unknown, or the texts hold nothing to learn.
+        ValueError: If `kind` is unknown, the texts hold nothing to learn or too much for `vocab_size`, or a
+            special token is taken.
     """
-    special = [AddedToken(token, special=True, normalized=False) for token in (*SPECIAL_TOKENS, *extra_tokens)]
-    compose = normalizers.NFC()
+    names = (*SPECIAL_TOKENS, *extra_tokens)
+    taken = next((name for name in extra_tokens if names.count(name) > 1 or name == _SPACE), None)
+    if taken is not None:
+        raise ValueError(
+            f"Special tokens of your own (`tokenizer.tags`) must differ from each other, from {SPECIAL_TOKENS} and "
+            f"from {_SPACE!r}, which stands for a blank, got {taken!r}. Leave it out, or take another."
+        )
+    special = [AddedToken(token, special=True, normalized=False) for token in names]
+    compose: Any = normalizers.NFC()
+    if lowercase:
+        compose = normalizers.Sequence([normalizers.Replace(_FINAL_SIGMA, "ς"), normalizers.Lowercase(), compose])
     trainer: trainers.Trainer
     if kind in ("bpe", "unigram"):
         pieces: list[Any] = [pre_tokenizers.Metaspace(replacement=_SPACE, prepend_scheme="always")]
@@ -109,13 +131,58 @@ def train_tokenizer(
         )
     else:
         raise ValueError(f"`kind` must be one of bpe, unigram, byte-level, word, character, got {kind!r}.")
-    tokenizer.train_from_iterator(texts, trainer)
+    _train(tokenizer, trainer, texts, names)
     if tokenizer.get_vocab_size() <= len(special):
         raise ValueError(
             f"There must be text to train a tokenizer on in which something occurs {min_frequency} times, found none. "
             "Check the columns, or lower `tokenizer.min_frequency`."
         )
     return as_fast_tokenizer(tokenizer, max_length, extra_tokens)
+
+
+def _train(tokenizer: Tokenizer, trainer: Any, texts: Iterable[str], special: Sequence[str]) -> None:
+    """Trains on what stands between special tokens, and raises a `ValueError` if the vocabulary cannot hold it."""
+    is_unigram = isinstance(tokenizer.model, models.Unigram)
+    is_of_bytes = isinstance(tokenizer.pre_tokenizer, pre_tokenizers.ByteLevel)
+    needed = len(special) + (_NUM_BYTES if is_of_bytes else 1)
+    if trainer.vocab_size < needed:
+        raise _too_small(trainer.vocab_size, needed)
+    characters: set[str] = set()
+    parts = _between(special, texts, characters if is_unigram else None)
+    cut = tokenizer.pre_tokenizer
+    spelled = Regex("|".join(map(re.escape, special)))  # by the normalizer, of <UNK> or decomposed letters
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(spelled, "removed"), cut])
+    try:
+        tokenizer.train_from_iterator(parts, trainer)
+    except Exception as error:  # `tokenizers` raises nothing narrower
+        if "not large enough to contain all chars" not in str(error):
+            raise
+        characters = {found for one in characters for found in tokenizer.normalizer.normalize_str(one)} | {_SPACE}
+        raise _too_small(trainer.vocab_size, len(special) + len(characters) + 1) from error
+    tokenizer.pre_tokenizer = cut
+    if tokenizer.get_vocab_size() > trainer.vocab_size:
+        num_characters = sum(len(token) == 1 and token not in special for token in tokenizer.get_vocab())
+        raise _too_small(trainer.vocab_size, len(special) + num_characters + is_unigram)
+
+
+def _between(special: Sequence[str], texts: Iterable[str], characters: set[str] | None) -> Iterator[str]:
+    """Yields what stands between special tokens, as the finished tokenizer cuts it; its characters go to the set."""
+    longest_first = sorted(special, key=len, reverse=True)
+    spelled = re.compile("|".join(map(re.escape, longest_first)))
+    for text in texts:
+        for part in spelled.split(text):
+            if characters is not None:
+                characters.update(part)
+            if part:
+                yield part
+
+
+def _too_small(vocab_size: int, needed: int) -> ValueError:
+    return ValueError(
+        f"`tokenizer.vocab_size` must be at least {needed} for the special tokens and what words are made of (every "
+        f"character, or the {_NUM_BYTES} bytes of kind byte-level), got {vocab_size}. Raise it, take rare characters "
+        "out of the text, or take another `tokenizer.kind`: character leaves out the rarest."
+    )
 
 
 def as_fast_tokenizer(
