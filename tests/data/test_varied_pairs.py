@@ -4,7 +4,7 @@ import random
 from typing import Any
 
 import pytest
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer
 
 from hf_custom_decoder.data.bpe_dropout import BpeDropout
 from hf_custom_decoder.data.pair_encoding import PairTokenizers, encode_pairs
@@ -75,6 +75,29 @@ def test_every_cut_spells_the_text() -> None:
     cuts = {tuple(cut("Kätzchen läuft", random.Random(seed))) for seed in range(50)}
     assert len(cuts) > 10
     assert {tokenizer.decode(ids, skip_special_tokens=True) for ids in cuts} == {"Kätzchen läuft"}
+
+
+@pytest.mark.parametrize("kind", ["bpe", "byte-level"])
+def test_a_special_token_is_a_border_of_dropout(kind: str) -> None:
+    tokenizer = train_tokenizer(TEXTS, kind=kind, vocab_size=300, max_length=99, extra_tokens=["<BT>"])
+    texts = ["<BT> Kätzchen laufend", "Kätzchen<BT>laufend </s><BT>", "<unk>", " <BT> ", "<BT><BT>laufend"]
+    plain, cut = BpeDropout(tokenizer, 0.0), BpeDropout(tokenizer, 0.5)
+    for text in texts:
+        ids = tokenizer(text)["input_ids"]
+        assert plain(text, random.Random(0)) == ids, text
+        drawn = [cut(text, random.Random(seed)) for seed in range(40)]
+        assert {tokenizer.decode(one) for one in drawn} == {tokenizer.decode(ids)}
+        assert all([idx for idx in one if idx < 5] == [idx for idx in ids if idx < 5] for one in drawn)
+        assert (len({tuple(one) for one in drawn}) > 5) == ("laufend" in text), text
+
+
+@pytest.mark.parametrize("flags", [{"lstrip": True}, {"rstrip": True}, {"normalized": True}, {"single_word": True}])
+def test_special_tokens_with_flags_are_cut_as_the_tokenizer_cuts_them(flags: dict[str, bool]) -> None:
+    tokenizer = train_tokenizer(TEXTS, kind="bpe", vocab_size=300, max_length=99, lowercase=True)
+    tokenizer.add_tokens([AddedToken("<BT>", special=True, **{"normalized": False, **flags})])
+    cut = BpeDropout(tokenizer, 0.0)
+    for text in ("rot <BT> rot", "rot<BT>rot", "<bt> rot", "<BT>", "rot  <BT>  "):
+        assert cut(text, random.Random(0)) == tokenizer(text)["input_ids"], text
 
 
 def test_tokenizers_without_merges() -> None:

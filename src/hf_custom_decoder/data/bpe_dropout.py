@@ -49,20 +49,48 @@ class BpeDropout:
         pairs = (merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"])
         self._ranks = {(left, right): rank for rank, (left, right) in enumerate(pairs)}
         self._before, self._after = text_frame(tokenizer)
-        self._special = list(tokenizer.get_added_vocab())
+        self._special = set(tokenizer.get_added_vocab().values())
+        added = backend.get_added_tokens_decoder().values()
+        self._spellings = [token.content for token in added]
+        self._matches_normalized = backend.normalizer is not None and any(token.normalized for token in added)
 
     def __call__(self, text: str, generator: random.Random) -> list[int]:
-        """Returns the ids of a text, special tokens around it included; a text that spells a special token is cut as
-        the tokenizer cuts it, without dropout."""
-        if any(token in text for token in self._special):
-            plain: list[int] = self._tokenizer(text, verbose=False)["input_ids"]
+        """Returns the ids of a text, special tokens around it included. Special tokens that the text spells stay
+        whole, and merges are left out in the parts between them; where the tokenizer does not cut those parts each for
+        itself, nothing is left out."""
+        if self._matches_normalized or any(spelling in text for spelling in self._spellings):
+            ids = self._cut_between(text, generator)
+        else:
+            ids = self._cut_text(text, generator)
+        return [*self._before, *ids, *self._after]
+
+    def _cut_between(self, text: str, generator: random.Random) -> list[int]:
+        # Offsets tell what an added token took of the text, blanks beside it that it swallows included.
+        whole = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        plain: list[int] = whole["input_ids"]
+        parts: list[str | int] = []
+        position = 0
+        for idx, (start, end) in zip(plain, whole["offset_mapping"], strict=True):
+            if idx in self._special:
+                parts += [text[position:start], idx]
+                position = end
+        parts.append(text[position:])
+        alone = [[part] if isinstance(part, int) else self._ids_of(part) for part in parts]
+        if plain != [idx for ids in alone for idx in ids]:
             return plain
+        drawn = [[part] if isinstance(part, int) else self._cut_text(part, generator) for part in parts]
+        return [idx for ids in drawn for idx in ids]
+
+    def _ids_of(self, part: str) -> list[int]:
+        ids: list[int] = self._tokenizer(part, add_special_tokens=False, verbose=False)["input_ids"] if part else []
+        return ids
+
+    def _cut_text(self, text: str, generator: random.Random) -> list[int]:
         backend = self._backend
         if backend.normalizer is not None:
             text = backend.normalizer.normalize_str(text)
         words = [word for word, _ in backend.pre_tokenizer.pre_tokenize_str(text)] if backend.pre_tokenizer else [text]
-        ids = [idx for word in words for idx in self._cut(word, generator)]
-        return [*self._before, *ids, *self._after]
+        return [idx for word in words for idx in self._cut(word, generator)]
 
     def _cut(self, word: str, generator: random.Random) -> list[int]:
         # An unknown character never merges and becomes the unknown token; without one it is left out.
