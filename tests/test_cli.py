@@ -1,6 +1,7 @@
 """The command line: outputs, messages and exit codes."""
 
 import io
+import os
 import subprocess
 import sys
 import threading
@@ -50,7 +51,7 @@ def test_generate_from_file_and_pipe(
     command = ["generate", "--model", str(folder), "--num_beams=2", "--batch_size=2"]
     assert main([*command, "--file", str(file)]) == 0
     assert capsys.readouterr().out.splitlines() == lines
-    monkeypatch.setattr(sys, "stdin", io.StringIO(text))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
     assert main(command) == 0
     assert capsys.readouterr().out.splitlines() == lines
 
@@ -112,9 +113,23 @@ def test_generated_pairs_are_named_as_what_they_are(
 
 
 def test_empty_pipe(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO()))
     assert main(["generate", "--model", str(folder)]) == 2
     assert "got nothing from standard input" in capsys.readouterr().err
+
+
+def test_bytes_that_are_no_text(folder: Path) -> None:
+    """In real processes, which alone turn bad bytes of a command line into surrogates."""
+    command = [sys.executable, "-m", "hf_custom_decoder", "generate", "--model", str(folder)]
+    environment = {**os.environ, "LANG": "C.UTF-8", "LC_ALL": "C.UTF-8"}
+    for more, given, message in (
+        ([], b"cat\nT\xfcr\n", "byte 5 of standard input is 0xfc, in line 2"),
+        ([b"T\xfcr"], b"", "with the byte 0xfc"),
+    ):
+        done = subprocess.run([*command, *more], input=given, capture_output=True, env=environment, check=False)
+        assert done.returncode == 2
+        assert message in done.stderr.decode()
+        assert "Traceback" not in done.stderr.decode()
 
 
 def test_missing_tokenizer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

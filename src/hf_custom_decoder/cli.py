@@ -314,7 +314,7 @@ def _run_generate(arguments: argparse.Namespace) -> None:
     for name in ("num_beams", "max_new_tokens"):  # the rest is checked where it is used
         if getattr(arguments, name) is not None:
             check_at_least(name, getattr(arguments, name), 1)
-    sources = read_sources(arguments.texts, arguments.file, sys.stdin)
+    sources = read_sources(arguments.texts, arguments.file, sys.stdin.buffer)
     model, tokenizer = load_model_folder(
         arguments.model,
         device=arguments.device,

@@ -4,7 +4,7 @@ import bz2
 import gzip
 import lzma
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,17 +32,31 @@ def read_lines(file: Path) -> Iterator[str]:
         OSError: If the file cannot be opened.
         ValueError: If the file is not UTF-8, or cannot be unpacked; both name the file.
     """
-    position = 0
     try:
         with open_bytes(file) as stream:
-            for line in stream:
-                yield line.decode("utf-8-sig" if position == 0 else "utf-8").rstrip("\r\n")
-                position += len(line)
-    except UnicodeDecodeError as error:
-        start = position + len(line) - len(error.object) + error.start  # the mark is not in the object
-        raise ValueError(
-            f"Text must be UTF-8, but byte {start:,} of {file} is {error.object[error.start]:#04x}. Convert the file, "
-            "such as with `iconv -t utf-8`."
-        ) from error
+            yield from decode_lines(stream, str(file))
     except UNREADABLE as error:
         raise ValueError(f"{file} could not be unpacked: {error}. Is the file whole, and rightly named?") from error
+
+
+def decode_lines(stream: Iterable[bytes], name: str) -> Iterator[str]:
+    """Yields the lines of an open stream of bytes by the rules of [`read_lines`], without reading ahead.
+
+    Args:
+        stream (`Iterable[bytes]`): Lines with their ends, such as `sys.stdin.buffer`.
+        name (`str`): What the stream is called in the message.
+
+    Raises:
+        ValueError: If it is not UTF-8; names the stream, the byte (from 0) and the line (from 1).
+    """
+    position = 0
+    for number, line in enumerate(stream, start=1):
+        try:
+            yield line.decode("utf-8-sig" if position == 0 else "utf-8").rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            start = position + len(line) - len(error.object) + error.start  # the mark is not in the object
+            raise ValueError(
+                f"Text must be UTF-8, but byte {start:,} of {name} is {error.object[error.start]:#04x}, in line "
+                f"{number:,}. Convert it, such as with `iconv -t utf-8`."
+            ) from error
+        position += len(line)
