@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from hf_custom_decoder import CustomSeq2SeqForConditionalGeneration
 from hf_custom_decoder.hub.model_folder import load_model_folder
@@ -38,3 +39,17 @@ def test_folder_without_tokenizer(tmp_path: Path) -> None:
         path.unlink()
     with pytest.raises(ValueError, match="holds a model but no tokenizer"):
         load_model_folder(tmp_path)
+
+
+def test_a_device_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    save_tiny_model(tmp_path)
+    for device in ("cuda", "cuda:1", "mps", "tpu", "xpu", ""):
+        message = rf"`device` must be one that torch finds here \(cpu.*\), got '{device}'\. Choose"
+        with pytest.raises(ValueError, match=message):
+            load_model_folder(tmp_path, device=device)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(ValueError, match=r"\(cpu, cuda.*\), got 'cuda:1'"):
+        load_model_folder(tmp_path, device="cuda:1")

@@ -6,6 +6,7 @@ import torch
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..evaluation.decoding_precision import set_decoding_precision
+from ..training.hardware import check_device
 from .adapter_folder import ADAPTER_CONFIG, is_adapter_folder, load_adapter_folder
 from .file_safety import check_files
 
@@ -27,7 +28,7 @@ def load_model_folder(
     Args:
         name (`str` or `Path`): A folder written by `save_pretrained`, of an adapter too (see
             [`~hf_custom_decoder.hub.adapter_folder.load_adapter_folder`]), or a repository on the Hub.
-        device (`str`, *optional*, defaults to "cpu"): Where to put the model.
+        device (`str`, *optional*, defaults to "cpu"): Where to put the model, a name of torch's.
         trust_remote_code (`bool`, *optional*, defaults to `False`):
             Whether code from the folder may run. The models of this package need none where it is installed.
         precision (`str`, *optional*): Numbers to decode with: "fp32", "bf16" or "int8" (see
@@ -39,9 +40,11 @@ def load_model_folder(
     Raises:
         ImportError: If it is an adapter and peft is not installed.
         OSError: If there is no such folder or repository, or it holds no model.
-        ValueError: If the folder has no tokenizer, its model is of a kind that cannot be loaded here, or its files
-            are not what their names say (see [`~hf_custom_decoder.hub.file_safety.check_files`]).
+        ValueError: If torch finds no such device, the folder has no tokenizer, its model is of a kind that cannot be
+            loaded here, or its files are not what their names say (see
+            [`~hf_custom_decoder.hub.file_safety.check_files`]).
     """
+    check_device(device)
     folder = Path(name)
     if folder.exists():
         present = {path.name for path in folder.iterdir()} if folder.is_dir() else set()

@@ -33,6 +33,29 @@ def runs_on_cpu(device: str) -> bool:
     return device == "cpu" or not torch.accelerator.is_available()
 
 
+def check_device(device: str) -> None:
+    """Checks that torch can compute on a device.
+
+    Args:
+        device (`str`): "cpu", "cuda", "cuda:1", "mps", or another name that torch knows.
+
+    Raises:
+        ValueError: If there is no such device here; names those that there are.
+    """
+    available = ["cpu"]
+    if torch.cuda.is_available():
+        available += ["cuda", *(f"cuda:{idx}" for idx in range(torch.cuda.device_count()))]
+    if torch.backends.mps.is_available():
+        available.append("mps")
+    others = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if others is not None and others.type not in ("cuda", "mps"):
+        available += [others.type, *(f"{others.type}:{idx}" for idx in range(torch.accelerator.device_count()))]
+    if device not in available:
+        raise ValueError(
+            f"`device` must be one that torch finds here ({', '.join(available)}), got {device!r}. Choose one of them."
+        )
+
+
 def limit_threads() -> None:
     """Gives torch no more threads than there are usable cores; it counts those of the whole machine."""
     torch.set_num_threads(min(torch.get_num_threads(), usable_cpus()))
