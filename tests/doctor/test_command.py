@@ -131,3 +131,12 @@ def test_wrong_usage(
     places |= {"MODEL": folder, "DATA": data}
     assert main(["doctor", *(str(places.get(part, part)) for part in line)]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_an_adapter_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "adapter_config.json").write_text("{}")
+    assert main(["doctor", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert "`model` must be a whole model" in error
+    assert "holds an adapter" in error
+    assert "merge_and_unload" in error
