@@ -93,6 +93,10 @@ def test_the_command_line_wins(tmp_path: Path) -> None:
             "`training.source_dropout` must be from 0",
         ),
         ({"tokenizer": {"tags": ["<BT>", "<BT>"]}}, "`tokenizer.tags` must be different texts"),
+        (
+            {"tokenizer": {"tags": ["<b>", "<BT>"]}, "data": {"lowercase": True}},
+            "`tokenizer.tags` must be in lower case .*got '<BT>'. Write '<bt>'",
+        ),
         ({"training": {"max_steps": 5, "batch_size": 1, "r_drop": -1}}, "`training.r_drop` must be at least 0"),
         (
             {"training": {"max_steps": 5, "batch_size": 1, "r_drop": float("nan")}},

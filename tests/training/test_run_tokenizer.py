@@ -153,3 +153,30 @@ def test_variations_that_are_refused(
 ) -> None:
     assert main(["train", str(write_recipe(tmp_path)), *options]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_lower_case_stays_with_the_tokenizer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = write_recipe(tmp_path, data__lowercase=True, training__max_steps=1, tokenizer__joint=False)
+    assert main(["train", str(recipe), "--tie_encoder_decoder_embeddings=false"]) == 0
+    assert "lower-case" not in capsys.readouterr().out
+    for folder in (tmp_path / "run", tmp_path / "run" / "target_tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        assert tokenizer("KATZE Tür")["input_ids"] == tokenizer("katze tür")["input_ids"] != [3, 3, 2]
+        assert not any(word != word.lower() for word in tokenizer.get_vocab())
+    assert main(["tokenizer", str(recipe), "--joint=true", "--folder", str(tmp_path / "lower")]) == 0
+    assert (
+        main(["tokenizer", str(recipe), "--joint=true", "--lowercase=false", "--folder", str(tmp_path / "both")]) == 0
+    )
+    for name in ("lower", "both"):
+        line = ["train", str(recipe), "--joint=true", "--tokenizer.name", str(tmp_path / name), "--fresh"]
+        capsys.readouterr()
+        assert main([*line, "--output", str(tmp_path / name) + "-run"]) == 0
+        warned = "both keeps upper case: `generate` has to be given lower-case text." in capsys.readouterr().out
+        assert warned == (name == "both")
+    spans = '{"one": {"objective": "span_corruption", "text": "de"}}'
+    content = write_recipe(tmp_path, data__lowercase=True).read_text() + f"tasks: {spans}\n"
+    (tmp_path / "tasks.yaml").write_text(content)
+    assert main(["tokenizer", str(tmp_path / "tasks.yaml"), "--folder", str(tmp_path / "tasks")]) == 0
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "tasks")
+    assert tokenizer("KATZE<extra_id_0>")["input_ids"] == tokenizer("katze<extra_id_0>")["input_ids"]
+    assert tokenizer.unk_token_id not in tokenizer("KATZE<extra_id_0>")["input_ids"]

@@ -56,7 +56,7 @@ class DataOptions:
     )
     all_targets: bool = _option(False, "Train on every reference as a pair of its own, else on the first.")
     merge_references: bool = _option(False, "Score rows of equal source as one, with the references of all.")
-    lowercase: bool = _option(False, "Turn sources and targets into lower case.")
+    lowercase: bool = _option(False, "Turn sources and targets into lower case; a tokenizer trained here does so too.")
     max_source_length: int = _option(256, "Longest source in tokens, end token included.")
     max_target_length: int = _option(256, "Longest target in tokens, end token included.")
     too_long: str = _option("drop", f"What happens to longer training pairs: one of {', '.join(TOO_LONG)}.")
@@ -402,6 +402,13 @@ class Recipe:
                     raise ValueError(
                         f"`training.{name}` needs the length of all data, which a stream does not have, got "
                         f"`data.streaming: true`. Use {'max_steps' if name == 'epochs' else 'batch_size'}."
+                    )
+        if self.data.lowercase:
+            for tag in self.tokenizer.tags:
+                if tag != tag.lower():
+                    raise ValueError(
+                        f"`tokenizer.tags` must be in lower case where `data.lowercase` is true, which turns them "
+                        f"into plain text, got {tag!r}. Write {tag.lower()!r}, also in the data."
                     )
         if self.evaluation.minimum_risk is not None and self.generation.num_return_sequences < 2:
             raise ValueError(

@@ -74,11 +74,29 @@ def take_existing(recipe: Recipe, name: str) -> PairTokenizers:
     return tokenizers
 
 
+def describe_lost_case(recipe: Recipe, tokenizers: PairTokenizers) -> str | None:
+    """Says what whoever uses the model must know if text is lower-cased by the recipe, but not by its tokenizer."""
+    if not recipe.data.lowercase or _lowers(tokenizers.source):
+        return None
+    return (
+        f"The data is turned into lower case, but the tokenizer of {existing_tokenizer_name(recipe)} keeps upper "
+        "case: `generate` has to be given lower-case text."
+    )
+
+
+def _lowers(tokenizer: PreTrainedTokenizerBase) -> bool:
+    backend: Any = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return bool(getattr(tokenizer, "do_lower_case", False))
+    return backend.normalizer is not None and "A" not in backend.normalizer.normalize_str("A")
+
+
 def train_tokenizers(recipe: Recipe, pairs: Any) -> PairTokenizers:
     """Trains the tokenizers that a recipe asks for.
 
     Args:
-        recipe ([`Recipe`]): Its `tokenizer` and `data` sections are used.
+        recipe ([`Recipe`]): Its `tokenizer` and `data` sections are used; with `data.lowercase` the tokenizers turn
+            text into lower case themselves, so that they do so for `generate` and wherever they are loaded.
         pairs (`Iterable[dict[str, Any]]`): The training pairs, with `source` and `target`.
 
     Returns:
@@ -95,6 +113,7 @@ def train_tokenizers(recipe: Recipe, pairs: Any) -> PairTokenizers:
             min_frequency=options.min_frequency,
             split_punctuation=options.split_punctuation,
             extra_tokens=options.tags,
+            lowercase=data.lowercase,
         )
 
     if options.joint:

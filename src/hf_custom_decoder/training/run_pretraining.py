@@ -185,6 +185,7 @@ class PretrainingRun(RecipeRun):
             min_frequency=recipe.tokenizer.min_frequency,
             split_punctuation=recipe.tokenizer.split_punctuation,
             extra_tokens=[*recipe.tokenizer.tags, *special, *sentinel_names(_num_sentinels(recipe, windows))],
+            lowercase=recipe.data.lowercase,
         )
         return PairTokenizers(tokenizer, tokenizer)
 

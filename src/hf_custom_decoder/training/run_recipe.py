@@ -42,6 +42,7 @@ from .recipe_model import build_recipe_model, check_model
 from .recipe_options import Recipe
 from .recipe_results import RecipeResults
 from .recipe_tokenizers import (
+    describe_lost_case,
     existing_tokenizer_name,
     load_tokenizers,
     save_tokenizers,
@@ -149,6 +150,9 @@ class RecipeRun:
         check_model(recipe)
         name = existing_tokenizer_name(recipe)
         existing = None if name is None else take_existing(recipe, name)
+        lost_case = None if existing is None else describe_lost_case(recipe, existing)
+        if lost_case is not None:
+            self.report(lost_case)
         with self.processes.main_process_first():
             train = self.read_train()
             self.tokenizers = self.take_tokenizers(train) if existing is None else existing
