@@ -12,6 +12,9 @@ from ..models.modeling_custom_seq2seq import CustomSeq2SeqForConditionalGenerati
 from .recipe_options import Recipe
 from .recipe_reading import describe_unknown
 
+DROPOUT_NAMES = ("dropout", "dropout_rate", "hidden_dropout_prob")
+"""What configs call the dropout of their layers' outputs."""
+
 
 def build_recipe_model(recipe: Recipe, tokenizers: PairTokenizers, *, reads_weights: bool = True) -> PreTrainedModel:
     """Builds what the recipe's `model` section describes; fresh weights come from torch's global generator.
@@ -42,10 +45,13 @@ def build_recipe_model(recipe: Recipe, tokenizers: PairTokenizers, *, reads_weig
     start = target.bos_token_id if target.bos_token_id is not None else target.pad_token_id
     model: PreTrainedModel
     if options.pretrained is not None:
+        shape = AutoConfig.from_pretrained(options.pretrained)
+        if options.dropout is not None:
+            _set_dropout(shape, options.dropout)
         if reads_weights:
-            model = AutoModelForSeq2SeqLM.from_pretrained(options.pretrained)
+            model = AutoModelForSeq2SeqLM.from_pretrained(options.pretrained, config=shape)
         else:
-            model = AutoModelForSeq2SeqLM.from_config(AutoConfig.from_pretrained(options.pretrained))
+            model = AutoModelForSeq2SeqLM.from_config(shape)
         if hasattr(model.config, "label_smoothing"):
             model.config.label_smoothing = recipe.training.label_smoothing
         elif recipe.training.label_smoothing:
@@ -110,6 +116,19 @@ def check_model(recipe: Recipe) -> None:
                 f"Hub; {name!r} could not be read ({str(error).strip().splitlines()[0]}). Without a network (or with "
                 "HF_HUB_OFFLINE=1) only models that were read before are there."
             ) from error
+
+
+def _set_dropout(config: PreTrainedConfig, dropout: float) -> None:
+    """Sets what configs call by different names; of our models on both sides, as on each for itself."""
+    parts = [config.encoder, config.decoder] if isinstance(config, CustomSeq2SeqConfig) else [config]
+    for part in parts:
+        name = next((name for name in DROPOUT_NAMES if hasattr(part, name)), None)
+        if name is None:
+            raise ValueError(
+                f"`model.dropout` sets {', '.join(DROPOUT_NAMES[:-1])} or {DROPOUT_NAMES[-1]}, but the config of a "
+                f"{part.model_type} has none of them. Leave it out, and change the config."
+            )
+        setattr(part, name, dropout)
 
 
 def _check_fields(side: str, given: dict[str, Any]) -> None:

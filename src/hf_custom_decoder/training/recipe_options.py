@@ -132,6 +132,7 @@ class ModelOptions:
         {}, "Fields of the encoder's config, `model_type` among them; added to a preset."
     )
     decoder: dict[str, Any] = _option({}, "Fields of the decoder's config, likewise.")
+    dropout: float | None = _option(None, "Of the layers of `pretrained`, in place of what its config says.")
     tie_word_embeddings: bool | None = _option(None, "The vocabulary projection is the decoder's embedding.")
     tie_encoder_decoder_embeddings: bool | None = _option(None, "The encoder's embedding is the decoder's.")
 
@@ -141,6 +142,14 @@ class ModelOptions:
             raise ValueError(
                 f"A model has one beginning, got {' and '.join(f'`model.{name}`' for name in chosen)}. Leave one only."
             )
+        if self.dropout is not None:
+            if self.pretrained is None:
+                raise ValueError(
+                    f"`model.dropout` changes that of `model.pretrained`, which is not given, got {self.dropout}. Set "
+                    "`model.encoder.dropout` and `model.decoder.dropout`."
+                )
+            if not 0.0 <= self.dropout < 1.0:
+                raise ValueError(f"`model.dropout` must be from 0 to below 1, got {self.dropout}.")
         if self.pretrained is not None and (self.encoder or self.decoder):
             raise ValueError(
                 f"`model.pretrained` ({self.pretrained!r}) brings its own shape, but `model.encoder` or "
