@@ -80,6 +80,19 @@ def test_embeddings_and_rows_of_several(kind: str, variant: str) -> None:
         torch.testing.assert_close(rows[1:], torch.cat(pieces[1:], dim=1))
 
 
+@pytest.mark.parametrize("variant", ["default", "rotary", "alibi", "sliding"])
+@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+def test_in_a_compiled_graph(variant: str, implementation: str) -> None:
+    model = make_model("causal", variant).train()
+    model.set_attn_implementation(implementation)
+    ids = torch.randint(3, 40, (1, 9))
+    one, several = torch.arange(9)[None], torch.tensor([[0, 1, 2, 0, 1, 2, 3, 4, 0]])
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    for positions in (several, one):
+        expected = model(ids, position_ids=positions, use_cache=False).logits
+        torch.testing.assert_close(compiled(ids, position_ids=positions, use_cache=False).logits, expected)
+
+
 def test_positions_of_one_sequence_stay_as_they_were() -> None:
     """Shifted positions, positions with a mask, and a cache say nothing of sequences."""
     model = make_model("causal", "rotary")

@@ -143,7 +143,7 @@ class RecurrentDecoderModel(RecurrentDecoderPreTrainedModel):
                 place of `input_ids`.
             position_ids (`torch.LongTensor` of shape `(batch_size, target_length)`, *optional*): Without a source, a
                 mask or a cache, positions that begin anew inside a row part it into sequences that do not see each
-                other. A recurrent decoder has no other use for them.
+                other (in a compiled graph they have no effect). A recurrent decoder has no other use for them.
             use_cache (`bool`, *optional*): Return a cache; by default `config.use_cache` outside training.
             output_attentions (`bool`, *optional*): Return the weights over the source.
             output_hidden_states (`bool`, *optional*): Return the embeddings, each layer's output and, last, what the

@@ -178,8 +178,12 @@ class TransformerDecoderModel(TransformerDecoderPreTrainedModel):
         cache: Cache | None,
         past_length: int | torch.Tensor,
         implementation: str,
+        sequence_positions: torch.Tensor | None,
     ) -> dict[str, torch.Tensor | None]:
-        """One mask for each mixer type of the layers, for `like` of shape `(R, T, any)`."""
+        """
+        One mask for each mixer type of the layers, for `like` of shape `(R, T, any)`; those of attention keep apart
+        the sequences that `sequence_positions` `(R or 1, T)` tell.
+        """
         config = with_implementation(self.config, "sdpa" if implementation == PACKED else implementation)
         is_alibi = self.config.position_type == "alibi"
         builders = {"full_attention": create_causal_mask, "sliding_attention": create_sliding_window_causal_mask}
@@ -205,6 +209,7 @@ class TransformerDecoderModel(TransformerDecoderPreTrainedModel):
                     inputs_embeds=like,
                     attention_mask=None if isinstance(mask, dict) else mask,
                     past_key_values=cache,
+                    position_ids=sequence_positions,
                     layer_idx=layer_idx,
                     allow_is_causal_skip=not (is_alibi or hides_slots),
                 )
@@ -311,7 +316,8 @@ class TransformerDecoderModel(TransformerDecoderPreTrainedModel):
                 place of `input_ids`; already scaled.
             position_ids (`torch.LongTensor` of shape `(batch_size, target_length)`, *optional*): By default real
                 tokens are counted from 0, so padding on the left moves nothing. Without a source, a mask or a cache,
-                positions that begin anew inside a row part it into sequences that do not see each other.
+                positions that begin anew inside a row part it into sequences that do not see each other (in a compiled
+                graph, whose shapes cannot depend on them, layers with attention alone keep them apart).
             use_cache (`bool`, *optional*): Return a cache; by default `config.use_cache` outside training.
             output_attentions (`bool`, *optional*): Return the weights of each layer (computed by the eager form).
             output_hidden_states (`bool`, *optional*): Return the input of the first layer and each layer's output;
@@ -337,6 +343,7 @@ class TransformerDecoderModel(TransformerDecoderPreTrainedModel):
         if input_ids is not None:
             check_id_range(owner, "input_ids", input_ids, config.vocab_size)
         is_alone = attention_mask is None and past_key_values is None and encoder_hidden_states is None
+        sequence_positions = position_ids if is_alone and is_tracing() else None
         if position_ids is not None and is_alone:
             by_sequence = decode_sequences(
                 self,
@@ -414,7 +421,14 @@ class TransformerDecoderModel(TransformerDecoderPreTrainedModel):
         if isinstance(own_cache, EncoderDecoderCache):
             own_cache = own_cache.self_attention_cache
         like = hidden_states.new_empty((batch_size, length, 0))
-        masks = self._self_attention_masks(attention_mask, like, own_cache, past_length, implementation)
+        masks = self._self_attention_masks(
+            attention_mask,
+            like,
+            own_cache,
+            past_length,
+            implementation,
+            sequence_positions,
+        )
         encoder_rows = None
         if encoder_hidden_states is not None:
             encoder_hidden_states, encoder_attention_mask, encoder_rows = self._cross_attention(

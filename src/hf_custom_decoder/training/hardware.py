@@ -33,11 +33,11 @@ def runs_on_cpu(device: str) -> bool:
     return device == "cpu" or not torch.accelerator.is_available()
 
 
-def check_device(device: str) -> None:
+def check_device(device: str | torch.device) -> None:
     """Checks that torch can compute on a device.
 
     Args:
-        device (`str`): "cpu", "cuda", "cuda:1", "mps", or another name that torch knows.
+        device (`str` or `torch.device`): "cpu", "cuda", "cuda:1", "mps", or another name that torch knows.
 
     Raises:
         ValueError: If there is no such device here; names those that there are.
@@ -50,9 +50,9 @@ def check_device(device: str) -> None:
     others = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     if others is not None and others.type not in ("cuda", "mps"):
         available += [others.type, *(f"{others.type}:{idx}" for idx in range(torch.accelerator.device_count()))]
-    if device not in available:
+    if str(device) not in available:
         raise ValueError(
-            f"`device` must be one that torch finds here ({', '.join(available)}), got {device!r}. Choose one of them."
+            f"`device` must be one that torch finds here ({', '.join(available)}), got '{device}'. Choose one of them."
         )
 
 
