@@ -26,6 +26,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from hf_custom_decoder.atomic_files import temporary_name
+from hf_custom_decoder.data.text_files import read_lines
 
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z\"'(])")
 YEAR = re.compile(r"(1\d|20)\d\d")
@@ -54,15 +55,13 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 def texts_of(file: Path, column: str) -> Iterator[str]:
     """The different texts of a column, in the order of the file."""
     seen = set()
-    opened = gzip.open(file, "rt", encoding="utf-8") if file.suffix == ".gz" else file.open(encoding="utf-8")
-    with opened as lines:
-        for line in lines:
-            row = json.loads(line)
-            if column not in row:
-                raise SystemExit(f"{file} has no column {column!r}: it has {', '.join(row)}")
-            if row[column] not in seen:
-                seen.add(row[column])
-                yield row[column]
+    for line in read_lines(file):
+        row = json.loads(line)
+        if column not in row:
+            raise SystemExit(f"{file} has no column {column!r}: it has {', '.join(row)}")
+        if row[column] not in seen:
+            seen.add(row[column])
+            yield row[column]
 
 
 def is_name(word: str) -> bool:

@@ -75,7 +75,9 @@ def test_embeddings_and_rows_of_several(kind: str, variant: str) -> None:
     for given in ({"input_ids": ids}, {"inputs_embeds": model.get_input_embeddings()(ids)}):
         with torch.no_grad():
             rows = model(**given, position_ids=positions)[0]
+            (as_tuple, *_) = model(**given, position_ids=positions, return_dict=False)
             pieces = [model(ids[:1])[0], *(model(ids[1:, start:end])[0] for start, end in ((0, 3), (3, 8), (8, 9)))]
+        assert torch.equal(as_tuple, rows)
         torch.testing.assert_close(rows[:1], pieces[0])
         torch.testing.assert_close(rows[1:], torch.cat(pieces[1:], dim=1))
 

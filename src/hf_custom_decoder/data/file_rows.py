@@ -71,7 +71,7 @@ def read_separated(
 ) -> SplitRows:
     """Reads CSV or TSV, every value as text; `settings` are those of `pandas.read_csv`."""
     name, columns = _columns_in_all(files, [_header(file, settings) for file in files])
-    reader = FileReader(f"separated {settings}", partial(_separated_rows, settings=settings))
+    reader = FileReader(f"separated, a line feed ends a row {settings}", partial(_separated_rows, settings=settings))
     table = _table(datasets, reader, [(file,) for file in files], tuple(columns), cache_dir, streaming)
     return SplitRows(table, columns, columns, name)
 

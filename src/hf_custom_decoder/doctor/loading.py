@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..hub.adapter_folder import is_adapter_folder
+from ..hub.adapter_folder import check_whole_model
 from ..training.recipe_tokenizers import load_target_tokenizer
 
 WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin")
@@ -31,11 +31,7 @@ def load_examined(name: str, *, trust_remote_code: bool) -> tuple[PreTrainedMode
     path = Path(name)
     if path.exists():
         path = path.parent if path.name == "config.json" else path
-        if is_adapter_folder(path):
-            raise ValueError(
-                f"`model` must be a whole model, but {name} holds an adapter. Load it by peft, `merge_and_unload()`, "
-                "save the result with its tokenizer, and name that."
-            )
+        check_whole_model(path, "model")
         if not (path / "config.json").is_file():
             raise FileNotFoundError(
                 f"`model` must be a folder written by `save_pretrained`, or its config.json, found none at {name}."

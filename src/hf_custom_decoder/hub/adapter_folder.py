@@ -21,6 +21,15 @@ def is_adapter_folder(folder: str | Path) -> bool:
     return (folder / ADAPTER_CONFIG).is_file() and not (folder / "config.json").is_file()
 
 
+def check_whole_model(folder: str | Path, option: str) -> None:
+    """Raises a `ValueError` that names `option` if a folder holds an adapter where a whole model is asked for."""
+    if is_adapter_folder(folder):
+        raise ValueError(
+            f"`{option}` must be a whole model, but '{folder}' holds an adapter. Load it by peft, "
+            "`merge_and_unload()`, save the result with its tokenizer, and name that."
+        )
+
+
 def load_adapter_folder(folder: Path, *, trust_remote_code: bool = False) -> Any:
     """
     Load an adapter for decoding.

@@ -178,9 +178,10 @@ class RecurrentDecoderModel(RecurrentDecoderPreTrainedModel):
                 use_cache=use_cache,
                 output_attentions=output_attentions,
                 output_hidden_states=output_hidden_states,
+                return_dict=return_dict,
             )
             if by_sequence is not None:
-                return by_sequence if return_dict is not False else by_sequence.to_tuple()
+                return by_sequence
         if output_attentions is None:
             output_attentions = bool(config.output_attentions)
         if output_hidden_states is None:

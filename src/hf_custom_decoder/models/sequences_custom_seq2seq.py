@@ -44,7 +44,8 @@ def decode_sequences(
     use_cache: bool | None,
     output_attentions: bool | None,
     output_hidden_states: bool | None,
-) -> BaseModelOutputWithPastAndCrossAttentions | None:
+    return_dict: bool | None,
+) -> BaseModelOutputWithPastAndCrossAttentions | tuple[torch.Tensor, ...] | None:
     """
     Runs a decoder with each sequence of a row in a row of its own, so that none sees another.
 
@@ -89,7 +90,8 @@ def decode_sequences(
         return rows.pack(states).unflatten(0, (batch_size, length))
 
     all_states = output.hidden_states
-    return BaseModelOutputWithPastAndCrossAttentions(
+    laid_back = BaseModelOutputWithPastAndCrossAttentions(
         last_hidden_state=lay_back(output.last_hidden_state),
         hidden_states=None if all_states is None else tuple(lay_back(states) for states in all_states),
     )
+    return laid_back if return_dict is not False else laid_back.to_tuple()

@@ -6,7 +6,7 @@ from typing import Any
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, PreTrainedConfig, PreTrainedModel
 
 from ..data.pair_encoding import PairTokenizers
-from ..hub.adapter_folder import is_adapter_folder
+from ..hub.adapter_folder import check_whole_model
 from ..models.configuration_custom_seq2seq import OWN_DECODER_CONFIGS, OWN_ENCODER_CONFIGS, CustomSeq2SeqConfig
 from ..models.modeling_custom_seq2seq import CustomSeq2SeqForConditionalGeneration
 from .recipe_options import Recipe
@@ -103,11 +103,7 @@ def check_model(recipe: Recipe) -> None:
         name = getattr(recipe.model, option)
         if name is None:
             continue
-        if is_adapter_folder(name):
-            raise ValueError(
-                f"`model.{option}` must be a whole model, but {name!r} holds an adapter. Load it by peft, "
-                "`merge_and_unload()`, save the result with its tokenizer, and name that."
-            )
+        check_whole_model(name, f"model.{option}")
         try:
             AutoConfig.from_pretrained(name)
         except OSError as error:
