@@ -20,7 +20,7 @@ from hf_custom_decoder import (
     RecurrentDecoderConfig,
     RecurrentDecoderForCausalLM,
 )
-from hf_custom_decoder.models import generation_custom_seq2seq
+from hf_custom_decoder.models import few_rows_linear_custom_seq2seq, generation_custom_seq2seq
 from hf_custom_decoder.models.decoding_step_transformer_decoder import FoldedCrossAttentionStep
 from hf_custom_decoder.models.fast_generation_custom_seq2seq import _Beams, can_step
 from hf_custom_decoder.models.few_rows_linear_custom_seq2seq import CALLS_BEFORE_PACKING, FewRowsLinear
@@ -310,9 +310,9 @@ def noted_ways() -> Iterator[set[str]]:
     ways: set[str] = set()
     in_place, call = FewRowsLinear._in_place, FewRowsLinear.__call__
 
-    def watch_in_place(self: FewRowsLinear, inputs: torch.Tensor, num_rows: int) -> torch.Tensor:
+    def watch_in_place(self: FewRowsLinear, inputs: torch.Tensor) -> torch.Tensor:
         ways.add("in place")
-        return in_place(self, inputs, num_rows)
+        return in_place(self, inputs)
 
     def watch(self: FewRowsLinear, inputs: torch.Tensor) -> torch.Tensor:
         outputs = call(self, inputs)
@@ -422,12 +422,16 @@ def large_seq2seq(model_type: str = "custom_transformer_decoder", *, intermediat
     return model
 
 
+@pytest.mark.parametrize("is_avx2", [False, True])
 @pytest.mark.parametrize(
     ("rows", "beams", "ways"),
     [(1, 1, {"in place"}), (3, 1, {"in place", "packed"}), (12, 1, {"packed"}), (1, 4, {"in place", "packed"})],
 )
-def test_large_weights(rows: int, beams: int, ways: set[str]) -> None:
+def test_large_weights(rows: int, beams: int, ways: set[str], is_avx2: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ids and scores are those of transformers' loops, whatever way large linear layers take."""
+    monkeypatch.setattr(few_rows_linear_custom_seq2seq, "IS_AVX2", is_avx2)
+    if is_avx2 and rows * beams == 1:
+        ways = {"in place", "packed"}  # the vocabulary
     source = torch.randint(3, VOCAB_SIZE, (rows, 6), generator=torch.Generator().manual_seed(0))
     options = {"input_ids": source, "attention_mask": torch.ones_like(source), "num_beams": beams, "max_length": 30}
     with noted_ways() as found_ways:

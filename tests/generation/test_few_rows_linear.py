@@ -9,8 +9,10 @@ import torch
 from torch import nn
 from transformers.activations import ACT2FN
 
-from hf_custom_decoder.models import few_rows_linear_custom_seq2seq
+from hf_custom_decoder.models import few_rows_linear_custom_seq2seq, packed_linear_custom_seq2seq
 from hf_custom_decoder.models.few_rows_linear_custom_seq2seq import (
+    CALLS_BEFORE_COLUMNS,
+    CALLS_BEFORE_MANY_COLUMNS,
     CALLS_BEFORE_PACKING,
     FEW_ROWS,
     MANY_ROWS,
@@ -20,10 +22,24 @@ from hf_custom_decoder.models.few_rows_linear_custom_seq2seq import (
     vocabulary_logits,
     with_activation,
 )
+from hf_custom_decoder.models.packed_linear_custom_seq2seq import fused_name
 from tests.factories import tiny_batch, tiny_causal, tiny_seq2seq
 from tests.generation.helpers import SilentStreamer
 
 MANY = max(CALLS_BEFORE_PACKING.values()) + 2
+
+
+@pytest.fixture(params=[False, True], ids=["AVX-512", "AVX2"])
+def is_avx2(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """The ways of one kind of CPU; each computes the same on both."""
+    monkeypatch.setattr(few_rows_linear_custom_seq2seq, "IS_AVX2", request.param)
+    return bool(request.param)
+
+
+@pytest.fixture
+def not_avx2(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ways of CPUs other than those with AVX2 alone."""
+    monkeypatch.setattr(few_rows_linear_custom_seq2seq, "IS_AVX2", False)
 
 
 def assert_equal_outputs(step: FewRowsLinear, inputs: torch.Tensor) -> None:
@@ -38,15 +54,18 @@ def assert_equal_outputs(step: FewRowsLinear, inputs: torch.Tensor) -> None:
     assert bool(((found.double() - exact).abs() <= bound).all())
 
 
-@pytest.mark.parametrize("rows", [1, 2, 5, 9])
-@pytest.mark.parametrize(("outputs", "inputs"), [(2048, 256), (512, 512), (1003, 256), (128, 2048), (3000, 384)])
+@pytest.mark.usefixtures("is_avx2")
+@pytest.mark.parametrize("rows", [1, 2, 4, 5, 9])
+@pytest.mark.parametrize(
+    ("outputs", "inputs"), [(2048, 256), (512, 512), (1003, 256), (128, 2048), (2107, 256), (3000, 384)]
+)
 @pytest.mark.parametrize("bias", [True, False])
 @torch.no_grad()
 def test_every_way_computes_the_same(rows: int, outputs: int, inputs: int, bias: bool) -> None:
     torch.manual_seed(0)
     linear = nn.Linear(inputs, outputs, bias=bias)
     states, step = torch.randn(rows, inputs), for_few_rows(linear)
-    for _ in range(MANY):
+    for _ in range(CALLS_BEFORE_COLUMNS + 2):
         assert_equal_outputs(step, states)
     assert_equal_outputs(step, torch.randn(inputs, rows).t())
     assert_equal_outputs(step, torch.randn(rows, 2 * inputs)[:, :inputs])
@@ -72,6 +91,7 @@ def test_every_way_computes_the_same(rows: int, outputs: int, inputs: int, bias:
         (MANY_ROWS, (512, 128), "never, in place"),
     ],
 )
+@pytest.mark.usefixtures("not_avx2")
 @torch.no_grad()
 def test_weights_are_packed_where_it_pays(rows: int, shape: tuple[int, int], way: str) -> None:
     """One row never packs, nor do two over inputs that are not wide; others do after some calls, sooner if many come."""
@@ -87,14 +107,66 @@ def test_weights_are_packed_where_it_pays(rows: int, shape: tuple[int, int], way
         assert in_place.called == ("in place" in way and call < calls)
 
 
+@pytest.mark.parametrize(
+    ("rows", "shape", "expected_calls", "calls", "form"),
+    [
+        (1, (2048, 256), 0, CALLS_BEFORE_COLUMNS, "as_columns"),
+        (1, (2048, 256), CALLS_BEFORE_COLUMNS, 3, "as_columns"),
+        (1, (16400, 256), CALLS_BEFORE_COLUMNS, CALLS_BEFORE_MANY_COLUMNS, "as_columns"),
+        (1, (16400, 256), CALLS_BEFORE_MANY_COLUMNS, 3, "as_columns"),
+        (1, (1024, 256), 1000, None, None),
+        (2, (2048, 256), 0, 20, "as_convolution"),
+        (2, (1024, 256), 1000, None, None),
+        (3, (1024, 256), 20, 3, "as_inner_product"),
+        (4, (2048, 256), 20, 3, "as_convolution"),
+        (9, (2048, 256), 0, 3, "as_convolution"),
+        (4, (1024, 256), 1000, None, None),
+        (4, (256, 1024), 1000, None, None),
+        (4, (1028, 256), 20, 3, "as_inner_product"),
+        (4, (200, 1028), 0, 5, "as_inner_product"),
+        (5, (1024, 256), 20, 3, "as_inner_product"),
+    ],
+)
+@torch.no_grad()
+def test_ways_of_avx2(
+    rows: int,
+    shape: tuple[int, int],
+    expected_calls: int,
+    calls: int | None,
+    form: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(few_rows_linear_custom_seq2seq, "IS_AVX2", True)
+    step, inputs = FewRowsLinear(torch.randn(shape), None, expected_calls=expected_calls), torch.randn(rows, shape[1])
+    used: list[str] = []
+    for name in ("as_columns", "as_convolution", "as_inner_product"):
+        pack = getattr(packed_linear_custom_seq2seq, name)
+        monkeypatch.setattr(
+            few_rows_linear_custom_seq2seq,
+            name,
+            lambda *args, pack=pack, name=name: used.append(name) or pack(*args),
+        )
+    for call in range(CALLS_BEFORE_MANY_COLUMNS + 2):
+        assert_equal_outputs(step, inputs)
+        assert used == ([] if form is None or calls is None or call < calls else [form])
+    assert (step.packed is not None) == (form is not None)
+
+
+@pytest.mark.usefixtures("is_avx2")
 @torch.no_grad()
 def test_without_the_operator_weights_stay_as_they_are() -> None:
     step, inputs = FewRowsLinear(torch.randn(512, 512), torch.randn(512)), torch.randn(9, 512)
-    with patch.object(torch.ops.mkldnn, "_reorder_linear_weight", side_effect=RuntimeError) as reorder:
+    tall, few = FewRowsLinear(torch.randn(4096, 512), None), torch.randn(4, 512)
+    with (
+        patch.object(torch.ops.mkldnn, "_reorder_linear_weight", side_effect=RuntimeError) as reorder,
+        patch.object(torch.ops.mkldnn, "_reorder_convolution_weight", side_effect=RuntimeError) as convolution,
+    ):
         for _ in range(MANY):
             assert_equal_outputs(step, inputs)
-    assert reorder.call_count == 1
-    assert step.packed is None
+            assert_equal_outputs(tall, few)
+    is_avx2 = few_rows_linear_custom_seq2seq.IS_AVX2
+    assert (reorder.call_count, convolution.call_count) == ((1, 1) if is_avx2 else (2, 0))
+    assert step.packed is tall.packed is None
 
 
 @pytest.mark.parametrize(
@@ -128,6 +200,7 @@ def test_bfloat16_is_packed_for_any_number_of_rows(shape: tuple[int, int], rows:
     assert (step.packed is not None) == torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
+@pytest.mark.usefixtures("not_avx2")
 @torch.no_grad()
 def test_rows_may_become_fewer() -> None:
     """Finished rows leave a batch; the last ones are computed in place again."""
@@ -139,6 +212,21 @@ def test_rows_may_become_fewer() -> None:
     assert step.packed is not None
 
 
+@pytest.mark.parametrize("shape", [(4100, 512), (512, 512)])
+@pytest.mark.parametrize("rows", [(12, 7, 4, 3, 2, 1), (4, 9, 1), (1, 4, 1)])
+@torch.no_grad()
+def test_any_number_of_rows_follows_any_other(
+    rows: tuple[int, ...], shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the ways of AVX2: a copy for one row is not read for four, one for twelve rows is read for fewer."""
+    monkeypatch.setattr(few_rows_linear_custom_seq2seq, "IS_AVX2", True)
+    step = FewRowsLinear(torch.randn(shape), torch.randn(shape[0]))
+    for num_rows in rows:
+        for _ in range(CALLS_BEFORE_COLUMNS + 2):
+            assert_equal_outputs(step, torch.randn(num_rows, shape[1]))
+    assert step.packed is not None or shape == (512, 512)
+
+
 @torch.no_grad()
 def test_layers_with_and_without_biases_side_by_side() -> None:
     torch.manual_seed(0)
@@ -148,16 +236,19 @@ def test_layers_with_and_without_biases_side_by_side() -> None:
 
 
 @pytest.mark.parametrize("name", ["gelu", "relu", "silu", "gelu_new"])
-@pytest.mark.parametrize("rows", [1, 4])
+@pytest.mark.usefixtures("is_avx2")
+@pytest.mark.parametrize("rows", [1, 5])
+@pytest.mark.parametrize("outputs", [1024, 2048])
 @torch.no_grad()
-def test_activations_follow(name: str, rows: int) -> None:
+def test_activations_follow(name: str, rows: int, outputs: int) -> None:
     torch.manual_seed(0)
-    activation, layer = ACT2FN[name], nn.Linear(256, 1024)
+    activation, layer = ACT2FN[name], nn.Linear(256, outputs)
     step, inputs = with_activation(layer, activation), 3.0 * torch.randn(rows, 256)
-    for _ in range(MANY):
+    for _ in range(CALLS_BEFORE_COLUMNS + 2):
         torch.testing.assert_close(step(inputs), activation(layer(inputs)), rtol=1e-5, atol=1e-5)
-    assert (step.packed is not None) == (rows > FEW_ROWS)
-    assert (step.fused_activation is not None) == (name in ("gelu", "relu"))
+    is_tall_on_avx2 = few_rows_linear_custom_seq2seq.IS_AVX2 and outputs == 2048
+    assert (step.packed is not None) == (rows > FEW_ROWS or is_tall_on_avx2)
+    assert (fused_name(activation) is not None) == (name in ("gelu", "relu"))
 
 
 WIDTH = 64

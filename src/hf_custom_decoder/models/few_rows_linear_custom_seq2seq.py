@@ -3,27 +3,38 @@ Linear layers for a few rows at a time, as in decoding, where reading the weight
 
 `nn.functional.linear` reads them at a fraction of what the memory gives. For one or two rows a product that begins
 with the weights, read where they are, comes close to it (for one row a batch of products over blocks of them); for
-more rows, and for any number in bfloat16, oneDNN's packed form does. Packed copies live inside one `generate()` call:
-an optimizer changes weights without a trace, so no copy may outlive the call.
+more rows, and for any number in bfloat16, oneDNN's packed form does. On CPUs with AVX2 alone other ways are faster
+(`IS_AVX2`). Packed copies live inside one `generate()` call: an optimizer changes weights without a trace, so no copy
+may outlive the call.
 
 Legend: R rows, I inputs, O outputs.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
-from transformers.activations import GELUActivation
 
 from .int8_linear_custom_seq2seq import Int8Linear, JoinedInt8Linear
+from .packed_linear_custom_seq2seq import as_columns, as_convolution, as_inner_product
 from .packing_custom_seq2seq import is_tracing
 from .vocabulary_loss_custom_seq2seq import is_bare
+
+IS_AVX2 = torch.backends.cpu.get_cpu_capability() == "AVX2"
+"""
+Whether float32 weights are read in the ways that were measured to be fastest there: vocabulary projections as a
+convolution, for one row from a transposed copy; other matrices in place for four rows too.
+"""
 
 FEW_NUMBERS = 2048
 """Inputs of so many numbers, rows times columns, and fewer are multiplied with the weights where they are."""
 
 FEW_ROWS = 2
 """For so few rows packed weights are no faster than that."""
+
+FOUR_ROWS, FEW_NUMBERS_OF_FOUR_ROWS, MAX_WEIGHTS_OF_FOUR_ROWS = 4, 4096, 2**18
+"""Nor for four, on a CPU with AVX2 alone: MKL has a kernel for four rows, none for three or five."""
 
 BLOCK = 64
 """Outputs that one product of a batch computes."""
@@ -36,6 +47,9 @@ CALLS_BEFORE_PACKING = {"plain": 5, "plain, tall": 3, "in place": 20, "in place,
 Calls before a matrix is packed, by the way in which they were made. Packing costs as much as it saves in 3 to 5 calls
 of "plain" and in 6 to 20 of "in place".
 """
+
+CALLS_BEFORE_COLUMNS, MANY_WEIGHTS_OF_COLUMNS, CALLS_BEFORE_MANY_COLUMNS = 24, 2**22, 64
+"""The same of a transposed copy for one row, and of a large one, whose memory must be had first."""
 
 MIN_WEIGHTS = {torch.float32: 2**16, torch.bfloat16: 2**16}
 """Smaller matrices are not packed, nor are those of other types."""
@@ -59,8 +73,7 @@ class FewRowsLinear:
     Args:
         weight (`torch.Tensor` of shape `(O, I)`).
         bias (`torch.Tensor` of shape `(O,)`, *optional*).
-        activation (`Callable`, *optional*): Applied to the outputs; a packed product computes ReLU and the exact GELU
-            with them.
+        activation (`Callable`, *optional*): Applied to the outputs.
         expected_calls (`int`): How many are likely: outputs are mostly about as long as their source.
     """
 
@@ -68,48 +81,70 @@ class FewRowsLinear:
         self, weight: torch.Tensor, bias: torch.Tensor | None, activation: Any = None, *, expected_calls: int = 0
     ) -> None:
         self.weight, self.bias, self.activation = weight.detach(), bias, activation
-        self.are_many_to_come = expected_calls >= CALLS_BEFORE_PACKING["in place"]
-        self.fused_activation = fused_name(activation)
+        self.expected_calls = expected_calls
         num_outputs, self.num_inputs = weight.shape
         self.is_tall = num_outputs >= TALL * self.num_inputs
+        self.is_float = weight.dtype == torch.float32 and weight.device.type == "cpu"
         is_packable = weight.device.type == "cpu" and weight.numel() >= MIN_WEIGHTS.get(weight.dtype, float("inf"))
         self.num_calls: int | None = 0 if is_packable else None
         """Calls that count towards packing; None where nothing is packed any more."""
-        self.is_large = weight.dtype != torch.float32 or weight.numel() >= MIN_WEIGHTS_OF_FEW_ROWS
-        self.packed: torch.Tensor | None = None
-        self.packed_linear: Any = None
+        self.packed: Callable[[torch.Tensor], torch.Tensor] | None = None
+        self.max_packed_rows = 2**62
         self.blocks: torch.Tensor | None = None  # (O / BLOCK, BLOCK, I), without the last few outputs
         self.rest: torch.Tensor | None = None  # the last few, (O % BLOCK, I)
         num_blocks = num_outputs // BLOCK
-        is_float = weight.dtype == torch.float32 and weight.device.type == "cpu"
-        self.max_unpacked_rows = 1 if is_float else 0  # packed weights are for more rows
-        if is_float and num_blocks >= MIN_BLOCKS and weight.is_contiguous():
+        if self.is_float and num_blocks >= MIN_BLOCKS and weight.is_contiguous():
             weight = self.weight
             self.blocks = weight[: num_blocks * BLOCK].view(num_blocks, BLOCK, self.num_inputs)
             self.rest = weight[num_blocks * BLOCK :] if num_outputs % BLOCK else None
+        self.num_rows = 0  # of the last call, by which the rest is chosen
+        self.is_in_place = self.is_best_unpacked = self.is_packing = False
+        self.calls_before_packing = 0
 
     def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
         """`(R, I)` to `(R, O)`."""
-        num_rows = inputs.shape[0]
-        in_place = self.blocks is not None and num_rows * self.num_inputs <= FEW_NUMBERS
-        if num_rows > (FEW_ROWS if in_place else self.max_unpacked_rows):
-            if self.num_calls is not None and (self.is_large or (num_rows >= MANY_ROWS and not in_place)):
-                self._count(num_rows, in_place)
-            if self.packed is not None:
-                name, algorithm = self.fused_activation or ("none", "")
-                packed: torch.Tensor = self.packed_linear(inputs, self.packed, self.bias, name, [], algorithm)
-                return packed if self.activation is None or self.fused_activation else self.activation(packed)
-        if in_place:
-            outputs = self._in_place(inputs, num_rows)
-        else:
-            outputs = nn.functional.linear(inputs, self.weight, self.bias)
+        if inputs.shape[0] != self.num_rows:
+            self._choose(inputs.shape[0])
+        if self.is_packing and self.num_calls is not None:
+            self._count()
+        if self.packed is not None and not self.is_best_unpacked and self.num_rows <= self.max_packed_rows:
+            return self.packed(inputs)
+        outputs = self._in_place(inputs) if self.is_in_place else nn.functional.linear(inputs, self.weight, self.bias)
         return outputs if self.activation is None else self.activation(outputs)
 
-    def _in_place(self, inputs: torch.Tensor, num_rows: int) -> torch.Tensor:
+    def _choose(self, num_rows: int) -> None:
+        """Settle how so many rows are multiplied, and whether and when weights are packed for them."""
+        self.num_rows, weights = num_rows, self.weight.numel()
+        numbers = num_rows * self.num_inputs
+        self.is_in_place = self.blocks is not None and numbers <= FEW_NUMBERS
+        self.is_best_unpacked = num_rows <= (FEW_ROWS if self.is_in_place else int(self.is_float))
+        if IS_AVX2 and self.is_float:
+            is_small = weights <= MAX_WEIGHTS_OF_FOUR_ROWS and numbers <= FEW_NUMBERS_OF_FOUR_ROWS
+            if self.is_tall:
+                self.is_best_unpacked = False
+            elif num_rows == FOUR_ROWS and is_small and self.blocks is not None:
+                self.is_in_place = self.is_best_unpacked = True
+        is_large = not self.is_float or weights >= MIN_WEIGHTS_OF_FEW_ROWS
+        self.is_packing = not self.is_best_unpacked and (is_large or (num_rows >= MANY_ROWS and not self.is_in_place))
+        self.calls_before_packing = self._calls_before_packing()
+
+    def _calls_before_packing(self) -> int:
+        """Calls that it takes until packing pays."""
+        if self.is_float and self.num_rows == 1:
+            is_long = self.weight.numel() > MANY_WEIGHTS_OF_COLUMNS
+            calls = CALLS_BEFORE_MANY_COLUMNS if is_long else CALLS_BEFORE_COLUMNS
+            are_many_to_come = self.expected_calls >= calls
+            return CALLS_BEFORE_PACKING["in place, many to come"] if are_many_to_come else calls
+        if self.is_in_place:
+            are_many_to_come = self.expected_calls >= CALLS_BEFORE_PACKING["in place"]
+            return CALLS_BEFORE_PACKING["in place, many to come" if are_many_to_come else "in place"]
+        return CALLS_BEFORE_PACKING["plain, tall" if self.is_tall else "plain"]
+
+    def _in_place(self, inputs: torch.Tensor) -> torch.Tensor:
         """One product; for one row a batch of them, one for each block of outputs."""
         blocks: Any = self.blocks
         columns = inputs.t()
-        if num_rows > 1:
+        if self.num_rows > 1:
             outputs = torch.mm(self.weight, columns).t().contiguous()
         elif self.rest is None:
             outputs = torch.bmm(blocks, columns.expand(blocks.shape[0], -1, -1)).view(1, -1)
@@ -120,23 +155,19 @@ class FewRowsLinear:
             torch.mm(self.rest, columns, out=outputs[0, num_even:, None])
         return outputs if self.bias is None else outputs.add_(self.bias)
 
-    def _count(self, num_rows: int, in_place: bool) -> None:
+    def _count(self) -> None:
         """Count a call, and pack when it is time."""
-        if in_place:
-            way = "in place, many to come" if self.are_many_to_come else "in place"
-        else:
-            way = "plain, tall" if self.is_tall else "plain"
         calls: Any = self.num_calls
-        if calls < CALLS_BEFORE_PACKING[way]:
+        if calls < self.calls_before_packing:
             self.num_calls = calls + 1
             return
         self.num_calls = None
-        if torch.backends.mkldnn.is_available():
-            try:
-                self.packed = torch.ops.mkldnn._reorder_linear_weight(self.weight, num_rows)
-                self.packed_linear = torch.ops.mkldnn._linear_pointwise.default
-            except (AttributeError, RuntimeError):  # another build of torch
-                self.packed = None
+        if IS_AVX2 and self.is_float and self.is_tall and self.num_rows == 1:
+            self.packed, self.max_packed_rows = as_columns(self.weight, self.bias, self.activation), 1
+        elif IS_AVX2 and self.is_float and self.is_tall:
+            self.packed = as_convolution(self.weight, self.bias, self.activation, self.num_rows)
+        else:
+            self.packed = as_inner_product(self.weight, self.bias, self.activation, self.num_rows)
 
 
 def vocabulary_logits(lm_head: nn.Module, hidden_states: torch.Tensor) -> torch.Tensor:
@@ -153,14 +184,6 @@ def vocabulary_logits(lm_head: nn.Module, hidden_states: torch.Tensor) -> torch.
             return logits.view(*hidden_states.shape[:-1], -1)
     logits = lm_head(hidden_states)
     return logits
-
-
-def fused_name(activation: Any) -> tuple[str, str] | None:
-    """How oneDNN calls an activation that it computes as torch does; None for others."""
-    if isinstance(activation, nn.ReLU):
-        return "relu", ""
-    is_gelu = isinstance(activation, GELUActivation) and activation.act is nn.functional.gelu
-    return ("gelu", "none") if is_gelu else None
 
 
 def with_activation(module: Any, activation: Any, *, expected_calls: int = 0) -> Any:

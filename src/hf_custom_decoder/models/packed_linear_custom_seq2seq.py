@@ -1,0 +1,75 @@
+"""
+Copies of the weights of a linear layer, laid out for a product with a few rows; `FewRowsLinear` chooses among them.
+
+Legend: R rows, I inputs, O outputs. Every function returns `(R, I)` to `(R, O)`, or None where this build of torch
+lacks the operator.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.activations import GELUActivation
+
+Product = Callable[[torch.Tensor], torch.Tensor]
+
+
+def as_inner_product(
+    weight: torch.Tensor, bias: torch.Tensor | None, activation: Any, num_rows: int
+) -> Product | None:
+    """oneDNN's packed form of a linear layer, which computes ReLU and the exact GELU with it."""
+    fused = fused_name(activation)
+    name, algorithm = fused or ("none", "")
+    if not torch.backends.mkldnn.is_available():
+        return None
+    try:
+        packed = torch.ops.mkldnn._reorder_linear_weight(weight, num_rows)
+        product = torch.ops.mkldnn._linear_pointwise.default
+    except (AttributeError, RuntimeError):  # another build of torch
+        return None
+    return _followed(lambda inputs: product(inputs, packed, bias, name, [], algorithm), None if fused else activation)
+
+
+def as_convolution(weight: torch.Tensor, bias: torch.Tensor | None, activation: Any, num_rows: int) -> Product | None:
+    """
+    oneDNN's packed form of a convolution over the rows, each of them a pixel. With AVX2 its kernel takes a fifth less
+    time than that of a linear layer, and a call 30 microseconds more: it is for large matrices.
+    """
+    num_outputs, num_inputs = weight.shape
+    once, nowhere, shape = [1, 1], [0, 0], [1, num_inputs, 1, num_rows]  # batch, channels, height, width
+    if not torch.backends.mkldnn.is_available():
+        return None
+    try:
+        kernel = weight.view(num_outputs, num_inputs, 1, 1)
+        packed = torch.ops.mkldnn._reorder_convolution_weight(kernel, nowhere, once, once, 1, shape)
+        product = torch.ops.mkldnn._convolution_pointwise.default
+    except (AttributeError, RuntimeError):  # another build of torch
+        return None
+
+    def convolve(inputs: torch.Tensor) -> torch.Tensor:
+        pixels = inputs.contiguous().view(1, 1, -1, num_inputs).permute(0, 3, 1, 2)  # channels last
+        outputs = product(pixels, packed, bias, nowhere, once, once, 1, "none", [], "")
+        return outputs.permute(0, 2, 3, 1).reshape(-1, num_outputs)
+
+    return _followed(convolve, activation)
+
+
+def as_columns(weight: torch.Tensor, bias: torch.Tensor | None, activation: Any) -> Product:
+    """A transposed copy, for one row alone: twice as fast as the weights where they are, with AVX2."""
+    columns = weight.t().contiguous().t()  # (O, I), outputs side by side
+    if bias is None:
+        return _followed(lambda inputs: torch.mv(columns, inputs[0])[None], activation)
+    return _followed(lambda inputs: torch.addmv(bias, columns, inputs[0])[None], activation)
+
+
+def _followed(product: Product, activation: Any) -> Product:
+    return product if activation is None else lambda inputs: activation(product(inputs))
+
+
+def fused_name(activation: Any) -> tuple[str, str] | None:
+    """How oneDNN calls an activation that it computes as torch does; None for others."""
+    if isinstance(activation, nn.ReLU):
+        return "relu", ""
+    is_gelu = isinstance(activation, GELUActivation) and activation.act is nn.functional.gelu
+    return ("gelu", "none") if is_gelu else None
