@@ -1,7 +1,6 @@
 """Generation through decoding steps gives what transformers' own loops give, and steps aside where it cannot."""
 
 import functools
-import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,20 +14,16 @@ from torch.nn.utils import prune
 from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 from hf_custom_decoder import (
-    CustomSeq2SeqConfig,
     CustomSeq2SeqForConditionalGeneration,
     RecurrentDecoderConfig,
     RecurrentDecoderForCausalLM,
 )
-from hf_custom_decoder.models import few_rows_linear_custom_seq2seq, generation_custom_seq2seq
-from hf_custom_decoder.models.decoding_step_transformer_decoder import FoldedCrossAttentionStep
-from hf_custom_decoder.models.fast_generation_custom_seq2seq import _Beams, can_step
-from hf_custom_decoder.models.few_rows_linear_custom_seq2seq import CALLS_BEFORE_PACKING, FewRowsLinear
+from hf_custom_decoder.models.fast_generation_custom_seq2seq import _Beams
 from tests.combinations import COVERING_PAIRS, RECURRENT_SIZES, build_pair
 from tests.factories import DECODER_VARIANTS, VOCAB_SIZE, spread_weights, tiny_batch, tiny_causal, tiny_seq2seq
+from tests.generation.both_loops import EVERYTHING, assert_same, both, large_seq2seq, source_of, watched
 from tests.generation.helpers import SilentStreamer
 
-EVERYTHING = {"return_dict_in_generate": True, "output_scores": True, "output_logits": True}
 STRATEGIES: dict[str, dict[str, Any]] = {
     "greedy": {"max_length": 12},
     "samples": {"do_sample": True, "max_length": 9, "num_return_sequences": 2},
@@ -42,53 +37,6 @@ STRATEGIES: dict[str, dict[str, Any]] = {
         "eos_token_id": [2, 17, 21, 30, 40],
     },
 }
-
-
-@contextmanager
-def watched(*, allowed: bool = True) -> Iterator[list[bool]]:
-    """Notes whether each search went through decoding steps; all go through transformers' loops if not `allowed`."""
-    used: list[bool] = []
-
-    def watch(*arguments: Any) -> bool:
-        used.append(allowed and can_step(*arguments))
-        return used[-1]
-
-    with patch.object(generation_custom_seq2seq, "can_step", watch):
-        yield used
-
-
-def both(model: Any, seed: int = 3, **options: Any) -> tuple[Any, Any]:
-    """What decoding steps and what transformers' loops return, from one state of the random generator."""
-    found = []
-    for allowed in (True, False):
-        torch.manual_seed(seed)
-        with watched(allowed=allowed) as used:
-            found.append(model.generate(**options))
-        assert used == [allowed]
-    return found[0], found[1]
-
-
-def assert_same(found: Any, expected: Any, tolerance: float = 1e-5, state_tolerance: float = 1e-9) -> None:
-    """Everything that is returned; scores are kept in float32 by transformers."""
-    assert set(found) == set(expected)
-    assert torch.equal(found.sequences, expected.sequences)
-    for name in ("scores", "logits"):
-        assert len(found[name]) == len(expected[name])
-        for one, two in zip(found[name], expected[name], strict=True):
-            torch.testing.assert_close(one, two, rtol=0.0, atol=tolerance)
-    if "sequences_scores" in expected:
-        torch.testing.assert_close(found.sequences_scores, expected.sequences_scores, rtol=0.0, atol=tolerance)
-        assert torch.equal(found.beam_indices, expected.beam_indices)
-    caches = [getattr(one.past_key_values, "self_attention_cache", one.past_key_values) for one in (found, expected)]
-    assert caches[0].get_seq_length() == caches[1].get_seq_length()
-    for one, two in zip(caches[0].layers, caches[1].layers, strict=True):
-        states = [one.states if hasattr(one, "states") else (one.keys, one.values) for one in (one, two)]
-        for first, second in zip(*states, strict=True):
-            torch.testing.assert_close(first, second, rtol=0.0, atol=state_tolerance)
-
-
-def source_of(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: batch[name] for name in ("input_ids", "attention_mask")}
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -282,59 +230,6 @@ def test_rows_stay_where_the_caller_keeps_the_cache() -> None:
         assert cache.self_attention_cache.layers[0].keys.shape[0] == 12 * beams
 
 
-def test_weights_are_read_anew_by_every_call() -> None:
-    """A fused optimizer changes weights without a trace, so no copy may outlive the call."""
-    model = large_seq2seq()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, fused=True)
-    batch = tiny_batch()
-    written: list[torch.Tensor] = []
-    of_other_tests = [one for one in gc.get_objects() if type(one) is FewRowsLinear]
-    for _ in range(2):
-        with noted_ways() as ways:
-            found, expected = both(model, **source_of(batch), num_beams=3, max_length=30, eos_token_id=None)
-        assert "packed" in ways
-        now = [one for one in gc.get_objects() if type(one) is FewRowsLinear]
-        assert all(any(one is other for other in of_other_tests) for one in now)
-        assert torch.equal(found, expected)
-        written.append(found)
-        model.train()
-        model(**batch).loss.backward()
-        optimizer.step()
-        model.eval()
-    assert not torch.equal(*written)
-
-
-@contextmanager
-def noted_ways() -> Iterator[set[str]]:
-    """Notes how linear layers were computed while generating."""
-    ways: set[str] = set()
-    in_place, call = FewRowsLinear._in_place, FewRowsLinear.__call__
-
-    def watch_in_place(self: FewRowsLinear, inputs: torch.Tensor) -> torch.Tensor:
-        ways.add("in place")
-        return in_place(self, inputs)
-
-    def watch(self: FewRowsLinear, inputs: torch.Tensor) -> torch.Tensor:
-        outputs = call(self, inputs)
-        ways.update(["packed"] if self.packed is not None else [])
-        return outputs
-
-    with patch.object(FewRowsLinear, "_in_place", watch_in_place), patch.object(FewRowsLinear, "__call__", watch):
-        yield ways
-
-
-@pytest.mark.parametrize(("length", "is_packed"), [(8, False), (CALLS_BEFORE_PACKING["in place"], True)])
-@pytest.mark.parametrize("model_type", ["custom_transformer_decoder", "custom_recurrent_decoder"])
-def test_weights_are_not_packed_for_short_sources(model_type: str, length: int, is_packed: bool) -> None:
-    """Outputs are mostly about as long as their source; packing for a few tokens costs more than it saves."""
-    source = torch.randint(3, VOCAB_SIZE, (1, length), generator=torch.Generator().manual_seed(0))
-    with noted_ways() as ways:
-        model = large_seq2seq(model_type, intermediate_size=512)
-        found, expected = both(model, input_ids=source, num_beams=4, max_length=12, eos_token_id=None)
-    assert ("packed" in ways) == is_packed
-    assert torch.equal(found, expected)
-
-
 @pytest.mark.parametrize("early_stopping", [False, True, "never"])
 @pytest.mark.parametrize("num_sources", [1, 3])
 def test_steps_in_which_no_candidate_ends(num_sources: int, early_stopping: Any) -> None:
@@ -376,69 +271,6 @@ def test_a_search_ends_in_a_step_in_which_no_candidate_ends() -> None:
     assert_same(found, expected)
     assert goes_on[-1] is False
     assert all(goes_on[:-1])
-
-
-@pytest.mark.parametrize("beams", [1, 4])
-@pytest.mark.parametrize("length", [5, 8])
-@pytest.mark.parametrize("variant", ["default", "rotary_gqa_qk_norm", "head_dim", "rmsnorm_gated", "no bias"])
-def test_a_short_source_is_folded_into_the_weights(variant: str, length: int, beams: int) -> None:
-    """Only where it is shorter than a head is wide (8 here, 6 in one variant), and no norm stands between."""
-    fields = {"attention_bias": False} if variant == "no bias" else {}
-    model = tiny_seq2seq("default" if variant == "no bias" else variant, decoder=fields).double()
-    ids = torch.randint(3, VOCAB_SIZE, (1, length), generator=torch.Generator().manual_seed(1))
-    mask = torch.ones_like(ids)
-    mask[:, [0, 2]] = 0
-    for given in (None, mask):
-        with patch.object(FoldedCrossAttentionStep, "__call__", autospec=True) as folded:
-            folded.side_effect = FOLDED
-            found, expected = both(model, input_ids=ids, attention_mask=given, num_beams=beams, **EVERYTHING)
-        assert_same(found, expected)
-        assert folded.called == (length == 5 and variant != "rotary_gqa_qk_norm")
-
-
-FOLDED = FoldedCrossAttentionStep.__call__
-
-
-def large_seq2seq(model_type: str = "custom_transformer_decoder", *, intermediate_size: int = 1024) -> Any:
-    """Large enough for every way in which linear layers are computed, with a vocabulary that no block divides."""
-    sizes = {"hidden_size": 256, "num_attention_heads": 4, "intermediate_size": intermediate_size}
-    torch.manual_seed(0)
-    config = CustomSeq2SeqConfig(
-        encoder={
-            "model_type": "custom_transformer_encoder",
-            **sizes,
-            "vocab_size": VOCAB_SIZE,
-            "num_hidden_layers": 1,
-        },
-        decoder={
-            "model_type": model_type,
-            **(sizes if model_type == "custom_transformer_decoder" else {"hidden_size": 256}),
-            "vocab_size": 3001,
-            "num_hidden_layers": 2,
-        },
-    )
-    model = CustomSeq2SeqForConditionalGeneration(config).eval()
-    spread_weights(model)
-    return model
-
-
-@pytest.mark.parametrize("is_avx2", [False, True])
-@pytest.mark.parametrize(
-    ("rows", "beams", "ways"),
-    [(1, 1, {"in place"}), (3, 1, {"in place", "packed"}), (12, 1, {"packed"}), (1, 4, {"in place", "packed"})],
-)
-def test_large_weights(rows: int, beams: int, ways: set[str], is_avx2: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ids and scores are those of transformers' loops, whatever way large linear layers take."""
-    monkeypatch.setattr(few_rows_linear_custom_seq2seq, "IS_AVX2", is_avx2)
-    if is_avx2 and rows * beams == 1:
-        ways = {"in place", "packed"}  # the vocabulary
-    source = torch.randint(3, VOCAB_SIZE, (rows, 6), generator=torch.Generator().manual_seed(0))
-    options = {"input_ids": source, "attention_mask": torch.ones_like(source), "num_beams": beams, "max_length": 30}
-    with noted_ways() as found_ways:
-        found, expected = both(large_seq2seq(), **options, eos_token_id=None, **EVERYTHING)
-    assert found_ways == ways
-    assert all(one.is_contiguous() for one in found.scores + found.logits)
-    assert_same(found, expected, tolerance=1e-3, state_tolerance=1e-4)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -11,9 +11,8 @@ from transformers.activations import ACT2FN
 
 from hf_custom_decoder.models import few_rows_linear_custom_seq2seq, packed_linear_custom_seq2seq
 from hf_custom_decoder.models.few_rows_linear_custom_seq2seq import (
-    CALLS_BEFORE_COLUMNS,
-    CALLS_BEFORE_MANY_COLUMNS,
     CALLS_BEFORE_PACKING,
+    CALLS_WHERE_MANY_COME,
     FEW_ROWS,
     MANY_ROWS,
     MIN_WEIGHTS_IN_PLACE,
@@ -26,7 +25,7 @@ from hf_custom_decoder.models.packed_linear_custom_seq2seq import fused_name
 from tests.factories import tiny_batch, tiny_causal, tiny_seq2seq
 from tests.generation.helpers import SilentStreamer
 
-MANY = max(CALLS_BEFORE_PACKING.values()) + 2
+MANY = CALLS_BEFORE_PACKING["one row"] + 2
 
 
 @pytest.fixture(params=[False, True], ids=["AVX-512", "AVX2"])
@@ -65,7 +64,7 @@ def test_every_way_computes_the_same(rows: int, outputs: int, inputs: int, bias:
     torch.manual_seed(0)
     linear = nn.Linear(inputs, outputs, bias=bias)
     states, step = torch.randn(rows, inputs), for_few_rows(linear)
-    for _ in range(CALLS_BEFORE_COLUMNS + 2):
+    for _ in range(MANY):
         assert_equal_outputs(step, states)
     assert_equal_outputs(step, torch.randn(inputs, rows).t())
     assert_equal_outputs(step, torch.randn(rows, 2 * inputs)[:, :inputs])
@@ -99,21 +98,22 @@ def test_weights_are_packed_where_it_pays(rows: int, shape: tuple[int, int], way
     step = FewRowsLinear(torch.randn(shape), None, expected_calls=expected_calls)
     inputs = torch.randn(rows, shape[1])
     never = rows == 1 or (rows == FEW_ROWS and way.startswith("in place")) or "never" in way
-    calls = MANY if never else CALLS_BEFORE_PACKING[way]
+    calls = CALLS_WHERE_MANY_COME if "many to come" in way else CALLS_BEFORE_PACKING.get(way)
     for call in range(MANY):
         with patch.object(FewRowsLinear, "_in_place", autospec=True, side_effect=FewRowsLinear._in_place) as in_place:
             assert_equal_outputs(step, inputs)
-        assert (step.packed is not None) == (call >= calls)
-        assert in_place.called == ("in place" in way and call < calls)
+        is_packed = not never and calls is not None and call >= calls
+        assert (step.packed is not None) == is_packed
+        assert in_place.called == ("in place" in way and not is_packed)
 
 
 @pytest.mark.parametrize(
     ("rows", "shape", "expected_calls", "calls", "form"),
     [
-        (1, (2048, 256), 0, CALLS_BEFORE_COLUMNS, "as_columns"),
-        (1, (2048, 256), CALLS_BEFORE_COLUMNS, 3, "as_columns"),
-        (1, (16400, 256), CALLS_BEFORE_COLUMNS, CALLS_BEFORE_MANY_COLUMNS, "as_columns"),
-        (1, (16400, 256), CALLS_BEFORE_MANY_COLUMNS, 3, "as_columns"),
+        (1, (2048, 256), 0, 24, "as_columns"),
+        (1, (2048, 256), 24, 3, "as_columns"),
+        (1, (16400, 256), 24, 64, "as_columns"),
+        (1, (16400, 256), 64, 3, "as_columns"),
         (1, (1024, 256), 1000, None, None),
         (2, (2048, 256), 0, 20, "as_convolution"),
         (2, (1024, 256), 1000, None, None),
@@ -146,7 +146,7 @@ def test_ways_of_avx2(
             name,
             lambda *args, pack=pack, name=name: used.append(name) or pack(*args),
         )
-    for call in range(CALLS_BEFORE_MANY_COLUMNS + 2):
+    for call in range(66):
         assert_equal_outputs(step, inputs)
         assert used == ([] if form is None or calls is None or call < calls else [form])
     assert (step.packed is not None) == (form is not None)
@@ -222,9 +222,9 @@ def test_any_number_of_rows_follows_any_other(
     monkeypatch.setattr(few_rows_linear_custom_seq2seq, "IS_AVX2", True)
     step = FewRowsLinear(torch.randn(shape), torch.randn(shape[0]))
     for num_rows in rows:
-        for _ in range(CALLS_BEFORE_COLUMNS + 2):
+        for _ in range(MANY):
             assert_equal_outputs(step, torch.randn(num_rows, shape[1]))
-    assert step.packed is not None or shape == (512, 512)
+    assert (step.packed is None) == (shape == (512, 512) and rows == (1, 4, 1))
 
 
 @torch.no_grad()
@@ -244,7 +244,7 @@ def test_activations_follow(name: str, rows: int, outputs: int) -> None:
     torch.manual_seed(0)
     activation, layer = ACT2FN[name], nn.Linear(256, outputs)
     step, inputs = with_activation(layer, activation), 3.0 * torch.randn(rows, 256)
-    for _ in range(CALLS_BEFORE_COLUMNS + 2):
+    for _ in range(MANY):
         torch.testing.assert_close(step(inputs), activation(layer(inputs)), rtol=1e-5, atol=1e-5)
     is_tall_on_avx2 = few_rows_linear_custom_seq2seq.IS_AVX2 and outputs == 2048
     assert (step.packed is not None) == (rows > FEW_ROWS or is_tall_on_avx2)

@@ -34,7 +34,7 @@ FEW_ROWS = 2
 """For so few rows packed weights are no faster than that."""
 
 FOUR_ROWS, FEW_NUMBERS_OF_FOUR_ROWS, MAX_WEIGHTS_OF_FOUR_ROWS = 4, 4096, 2**18
-"""Nor for four, on a CPU with AVX2 alone: MKL has a kernel for four rows, none for three or five."""
+"""Nor for four, on a CPU with AVX2 alone; three and five rows are faster packed there too."""
 
 BLOCK = 64
 """Outputs that one product of a batch computes."""
@@ -42,14 +42,17 @@ BLOCK = 64
 TALL = 8
 """A matrix with so many times as many outputs as inputs is tall: a vocabulary projection."""
 
-CALLS_BEFORE_PACKING = {"plain": 5, "plain, tall": 3, "in place": 20, "in place, many to come": 3}
+CALLS_BEFORE_PACKING = {"plain": 5, "plain, tall": 3, "in place": 20, "one row": 24, "one row, large": 64}
 """
 Calls before a matrix is packed, by the way in which they were made. Packing costs as much as it saves in 3 to 5 calls
-of "plain" and in 6 to 20 of "in place".
+of "plain" and in 6 to 20 of "in place", a transposed copy for one row in about 24, or 64 where the matrix is large.
 """
 
-CALLS_BEFORE_COLUMNS, MANY_WEIGHTS_OF_COLUMNS, CALLS_BEFORE_MANY_COLUMNS = 24, 2**22, 64
-"""The same of a transposed copy for one row, and of a large one, whose memory must be had first."""
+CALLS_WHERE_MANY_COME = 3
+"""The same of "in place" and "one row" where as many calls as that are likely."""
+
+LARGE_FOR_ONE_ROW = 2**22
+"""The memory of a copy of more weights must be had from the system first."""
 
 MIN_WEIGHTS = {torch.float32: 2**16, torch.bfloat16: 2**16}
 """Smaller matrices are not packed, nor are those of other types."""
@@ -131,14 +134,13 @@ class FewRowsLinear:
     def _calls_before_packing(self) -> int:
         """Calls that it takes until packing pays."""
         if self.is_float and self.num_rows == 1:
-            is_long = self.weight.numel() > MANY_WEIGHTS_OF_COLUMNS
-            calls = CALLS_BEFORE_MANY_COLUMNS if is_long else CALLS_BEFORE_COLUMNS
-            are_many_to_come = self.expected_calls >= calls
-            return CALLS_BEFORE_PACKING["in place, many to come"] if are_many_to_come else calls
-        if self.is_in_place:
-            are_many_to_come = self.expected_calls >= CALLS_BEFORE_PACKING["in place"]
-            return CALLS_BEFORE_PACKING["in place, many to come" if are_many_to_come else "in place"]
-        return CALLS_BEFORE_PACKING["plain, tall" if self.is_tall else "plain"]
+            way = "one row, large" if self.weight.numel() > LARGE_FOR_ONE_ROW else "one row"
+        elif self.is_in_place:
+            way = "in place"
+        else:
+            return CALLS_BEFORE_PACKING["plain, tall" if self.is_tall else "plain"]
+        calls = CALLS_BEFORE_PACKING[way]
+        return CALLS_WHERE_MANY_COME if self.expected_calls >= calls else calls
 
     def _in_place(self, inputs: torch.Tensor) -> torch.Tensor:
         """One product; for one row a batch of them, one for each block of outputs."""
@@ -162,12 +164,12 @@ class FewRowsLinear:
             self.num_calls = calls + 1
             return
         self.num_calls = None
-        if IS_AVX2 and self.is_float and self.is_tall and self.num_rows == 1:
+        has_own_ways = IS_AVX2 and self.is_float and self.is_tall
+        if has_own_ways and self.num_rows == 1:
             self.packed, self.max_packed_rows = as_columns(self.weight, self.bias, self.activation), 1
-        elif IS_AVX2 and self.is_float and self.is_tall:
-            self.packed = as_convolution(self.weight, self.bias, self.activation, self.num_rows)
-        else:
-            self.packed = as_inner_product(self.weight, self.bias, self.activation, self.num_rows)
+        elif torch.backends.mkldnn.is_available():
+            pack = as_convolution if has_own_ways else as_inner_product
+            self.packed = pack(self.weight, self.bias, self.activation, self.num_rows)
 
 
 def vocabulary_logits(lm_head: nn.Module, hidden_states: torch.Tensor) -> torch.Tensor:

@@ -21,8 +21,6 @@ def as_inner_product(
     """oneDNN's packed form of a linear layer, which computes ReLU and the exact GELU with it."""
     fused = fused_name(activation)
     name, algorithm = fused or ("none", "")
-    if not torch.backends.mkldnn.is_available():
-        return None
     try:
         packed = torch.ops.mkldnn._reorder_linear_weight(weight, num_rows)
         product = torch.ops.mkldnn._linear_pointwise.default
@@ -38,10 +36,8 @@ def as_convolution(weight: torch.Tensor, bias: torch.Tensor | None, activation: 
     """
     num_outputs, num_inputs = weight.shape
     once, nowhere, shape = [1, 1], [0, 0], [1, num_inputs, 1, num_rows]  # batch, channels, height, width
-    if not torch.backends.mkldnn.is_available():
-        return None
     try:
-        kernel = weight.view(num_outputs, num_inputs, 1, 1)
+        kernel = weight.reshape(num_outputs, num_inputs, 1, 1)
         packed = torch.ops.mkldnn._reorder_convolution_weight(kernel, nowhere, once, once, 1, shape)
         product = torch.ops.mkldnn._convolution_pointwise.default
     except (AttributeError, RuntimeError):  # another build of torch
