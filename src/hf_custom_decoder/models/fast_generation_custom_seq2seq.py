@@ -5,9 +5,14 @@ The rules (processors, stopping criteria, scores, which hypothesis is kept) are 
 the same order with the same tensors, so ids and scores are the same; what is left out is the work between two tokens
 that changes nothing. Anything else goes through transformers' own loops.
 
+Decoding steps run in torch's inference mode, where each of their many small calls takes less time, and so does the
+rest of a search that shows its tensors to nobody. Tensors made there cannot take part in a backward pass, so none of
+them is handed out: results, what processors and criteria of others see, and caches that a caller keeps are ordinary.
+
 Legend: B source rows, K beams, R decoder rows, T tokens so far, V vocabulary, C candidates of a source row.
 """
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -128,6 +133,17 @@ def build_step(model: Any, outputs: Any, num_rows: int, model_kwargs: dict[str, 
     return TransformerDecodingStep(decoder, model.lm_head, cache, num_rows, mask, source_mask)
 
 
+def ordinary(tensor: torch.Tensor) -> torch.Tensor:
+    """The same as a tensor that may be written into and saved for a backward pass, unless the caller asks for none."""
+    return tensor.clone() if tensor.is_inference() and not torch.is_inference_mode_enabled() else tensor
+
+
+def _mode_for(config: GenerationConfig, stopping_rules: StoppingRules, score_rules: ScoreRules) -> Any:
+    """Inference mode for a search of which nobody sees a tensor before its ids are returned."""
+    is_seen = config.return_dict_in_generate or not stopping_rules.are_known or not score_rules.are_by_row
+    return nullcontext() if is_seen else torch.inference_mode()
+
+
 class _Steps:
     """The first pass as transformers makes it, then one decoding step a token."""
 
@@ -150,20 +166,42 @@ class _Steps:
         if self.step is None:
             self.step = build_step(self.model, self.outputs, self.num_rows, self.model_kwargs)
             self.outputs = None
-        logits = self.step(last_ids)
-        return logits.to(torch.float32)
+        with torch.inference_mode():
+            logits = self.step(last_ids).to(torch.float32)
+        return ordinary(logits)
 
     def reorder(self, rows: torch.Tensor, num_beams: int) -> None:
         """Row i goes on from row `rows[i]`, one of the `num_beams` of its source."""
-        if self.step is not None:
-            self.step.reorder(rows, num_beams)
-        else:
+        if self.step is None:
             self.cache.reorder_cache(rows)  # type: ignore[arg-type]  # a LongTensor
+            return
+        with torch.inference_mode():
+            self.step.reorder(rows, num_beams)
+
+    def keep_sources(self, sources: torch.Tensor, rows_per_source: int) -> None:
+        """Go on with these sources alone, each of which is read by `rows_per_source` rows, one after another."""
+        with torch.inference_mode():
+            self.step.keep_sources(sources, rows_per_source)
+
+    def finish_given_cache(self) -> None:
+        """As [`finish`] where a caller keeps the cache; one that `generate()` built goes with it."""
+        if not getattr(self.cache, "rows_may_leave", False):
+            self.finish()
 
     def finish(self) -> Cache:
-        """The cache, with the state of the last step."""
+        """The cache, with the state of the last step in ordinary tensors."""
         if self.step is not None:
             self.step.store()
+            self.step = None
+        cache: Any = self.cache
+        is_pair = isinstance(cache, EncoderDecoderCache)
+        for part in (cache.self_attention_cache, cache.cross_attention_cache) if is_pair else (cache,):
+            for layer in part.layers:
+                if type(layer) is RecurrentLayer:
+                    states: Any = layer.states
+                    layer.states = tuple(ordinary(one) for one in states)
+                else:
+                    layer.keys, layer.values = ordinary(layer.keys), ordinary(layer.values)
         return self.cache
 
 
@@ -191,37 +229,37 @@ def sample(
     steps = _Steps(model, input_ids, config, model_kwargs)
     may_leave = may_leave and getattr(steps.cache, "source_index", None) is None
     may_leave = may_leave and getattr(steps.cache, "rows_may_leave", False)
-    while True:
-        last_ids = input_ids[:, -1:].flatten()  # none before the first pass over embeddings
-        logits = steps.logits(last_ids if active is None else last_ids.index_select(0, active))
-        if wants_logits:
-            raw_logits += (logits.clone(),)
-        next_scores = score_rules(input_ids, logits)
-        if wants_scores:
-            scores += (next_scores,)
-        if config.do_sample:
-            next_ids = torch.multinomial(torch.softmax(next_scores, dim=-1), num_samples=1).squeeze(1)
-        else:
-            next_ids = best_place(next_scores)
-        if active is not None:
-            next_ids = torch.zeros(num_rows, dtype=next_ids.dtype).index_copy_(0, active, next_ids)
-        if has_end:
-            next_ids = next_ids * unfinished + pads * (1 - unfinished)
-        input_ids = torch.cat([input_ids, next_ids[:, None]], dim=-1)
-        unfinished = unfinished & ~stopping_rules(input_ids, scores if wants_scores else None)
-        num_left = int(unfinished.sum())
-        if num_left == 0:
-            break
-        in_batch = num_rows if active is None else active.shape[0]
-        if may_leave and steps.step is not None and num_left <= KEEP_SHARE * in_batch:
-            was = torch.arange(num_rows) if active is None else active
-            places = unfinished.index_select(0, was).nonzero().squeeze(1)
-            active = was.index_select(0, places)
-            steps.step.keep_sources(places, 1)
+    with _mode_for(config, stopping_rules, score_rules):
+        while True:
+            last_ids = input_ids[:, -1:].flatten()  # none before the first pass over embeddings
+            logits = steps.logits(last_ids if active is None else last_ids.index_select(0, active))
+            if wants_logits:
+                raw_logits += (logits.clone(),)
+            next_scores = score_rules(input_ids, logits)
+            if wants_scores:
+                scores += (next_scores,)
+            if config.do_sample:
+                next_ids = torch.multinomial(torch.softmax(next_scores, dim=-1), num_samples=1).squeeze(1)
+            else:
+                next_ids = best_place(next_scores)
+            if active is not None:
+                next_ids = torch.zeros(num_rows, dtype=next_ids.dtype).index_copy_(0, active, next_ids)
+            if has_end:
+                next_ids = next_ids * unfinished + pads * (1 - unfinished)
+            input_ids = torch.cat([input_ids, next_ids[:, None]], dim=-1)
+            unfinished = unfinished & ~stopping_rules(input_ids, scores if wants_scores else None)
+            num_left = int(unfinished.sum())
+            if num_left == 0:
+                break
+            in_batch = num_rows if active is None else active.shape[0]
+            if may_leave and steps.step is not None and num_left <= KEEP_SHARE * in_batch:
+                was = torch.arange(num_rows) if active is None else active
+                places = unfinished.index_select(0, was).nonzero().squeeze(1)
+                active = was.index_select(0, places)
+                steps.keep_sources(places, 1)
     if not config.return_dict_in_generate:
-        if active is None:
-            steps.finish()
-        return input_ids
+        steps.finish_given_cache()
+        return ordinary(input_ids)
     cache = steps.finish()
     common: dict[str, Any] = {
         "sequences": input_ids,
@@ -467,31 +505,31 @@ def beam_search(
     asks_for_all = config.do_sample or config.return_dict_in_generate
     may_leave = stopping_rules.are_known and score_rules.are_by_row and not asks_for_all
     may_leave = may_leave and getattr(steps.cache, "rows_may_leave", False)
-    while True:
-        logits = steps.logits(beams.newest_ids)
-        log_probs = nn.functional.log_softmax(logits, dim=-1)
-        if score_rules.rules:
-            log_probs = score_rules(beams.input_ids, log_probs)
-        if wants_logits:
-            raw_logits += (logits.clone(),)
-        if scores is not None:
-            scores += (log_probs.clone(),)
-        rows, goes_on = beams.advance(
-            log_probs, stopping_rules, scores, bool(config.do_sample), not score_rules.are_by_row
-        )
-        if rows is not None:
-            steps.reorder(rows, beams.num_beams)
-        if not goes_on:
-            break
-        if may_leave and beams.num_sources > 1 and steps.step is not None:
-            stay = beams.let_finished_leave()
-            if stay is not None:
-                steps.step.keep_sources(stay, beams.num_beams)
+    with _mode_for(config, stopping_rules, score_rules):
+        while True:
+            logits = steps.logits(beams.newest_ids)
+            log_probs = nn.functional.log_softmax(logits, dim=-1)
+            if score_rules.rules:
+                log_probs = score_rules(beams.input_ids, log_probs)
+            if wants_logits:
+                raw_logits += (logits.clone(),)
+            if scores is not None:
+                scores += (log_probs.clone(),)
+            rows, goes_on = beams.advance(
+                log_probs, stopping_rules, scores, bool(config.do_sample), not score_rules.are_by_row
+            )
+            if rows is not None:
+                steps.reorder(rows, beams.num_beams)
+            if not goes_on:
+                break
+            if may_leave and beams.num_sources > 1 and steps.step is not None:
+                stay = beams.let_finished_leave()
+                if stay is not None:
+                    steps.keep_sources(stay, beams.num_beams)
     sequences, sequences_scores, origins = beams.results(int(config.num_return_sequences or 1))
     if not config.return_dict_in_generate:
-        if not beams.left:
-            steps.finish()
-        return sequences
+        steps.finish_given_cache()
+        return sequences  # put together outside that mode
     cache = steps.finish()
     common: dict[str, Any] = {
         "sequences": sequences,
