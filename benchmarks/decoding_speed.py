@@ -3,6 +3,7 @@ Decoding through `generate()`, so that random weights write equally much: the en
 loop looks for it as it would for any other, and no rule that forbids it early costs one contestant more than another.
 """
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -42,6 +43,7 @@ class Decoding:
         beams (`int`): 1 is greedy search.
         cache_implementation (`str`, *optional*): As `generate()` knows it, e.g. `"static"`; by default dynamic.
         streamed (`bool`): With a streamer that throws every token away.
+        inference_mode (`bool`): Called under `torch.inference_mode()`, as a user may.
     """
 
     def __init__(
@@ -53,8 +55,9 @@ class Decoding:
         beams: int = 1,
         cache_implementation: str | None = None,
         streamed: bool = False,
+        inference_mode: bool = False,
     ) -> None:
-        self.model, self.source = model.eval(), source
+        self.model, self.source, self.inference_mode = model.eval(), source, inference_mode
         self.settings: dict[str, Any] = {
             "num_beams": beams,
             "do_sample": False,
@@ -70,7 +73,8 @@ class Decoding:
 
     def write(self) -> torch.Tensor:
         """Generated ids `(batch_size, 1 + new_tokens)`, the start token first."""
-        ids: torch.Tensor = self.model.generate(**self.source, **self.settings)
+        with torch.inference_mode() if self.inference_mode else nullcontext():
+            ids: torch.Tensor = self.model.generate(**self.source, **self.settings)
         return ids
 
     def __call__(self) -> int:

@@ -18,6 +18,8 @@ from .training_speed import TrainingPass, check_equal_loss
 BATCH_SIZE = 32
 NEW_TOKENS = 64
 
+IN_INFERENCE_MODE = "BART under torch.inference_mode()"
+
 EQUAL = (
     "weights (ours are converted from BART's; losses without dropout checked to 1e-4), data, float32, SDPA attention, "
     "dropout 0.1, AdamW, batch size, number of generated tokens (the end token is one that no model has), beams"
@@ -95,7 +97,8 @@ def measure_decoding(
     other_name: str = "BART",
 ) -> list[Figure]:
     """
-    Generated tokens a second.
+    Generated tokens a second. For one source beside BART also those of a BART called under `torch.inference_mode()`,
+    in which our decoding steps run anyway.
 
     Args:
         source_length (`int`, *optional*): Tokens of every source; None draws realistic lengths.
@@ -110,10 +113,15 @@ def measure_decoding(
     settings: dict[str, Any] = {"new_tokens": new_tokens, "beams": beams, "streamed": streamed}
     runs = {name: Decoding(model, source, **settings) for name, model in contestants.items()}
     check_equal_search(runs[other_name], runs["ours"])
+    if other is None and batch_size == 1 and not streamed:
+        runs[IN_INFERENCE_MODE] = Decoding(bart, source, inference_mode=True, **settings)
     note = f"{new_tokens} new tokens"
     if other is None:
         note += f", {equal_output_share(runs['BART'], runs['ours']):.0%} of them alike"
     result = race(runs, rounds=rounds)
     sources = "realistic source lengths" if source_length is None else f"{source_length:,} source tokens"
     name = f"{size.name}: {search_name(beams)}, batch {batch_size}, {sources}" + (", streamed" if streamed else "")
-    return [speed_figure(name, result, "ours", other_name, target=target, note=note)]
+    figures = [speed_figure(name, result, "ours", other_name, target=target, note=note)]
+    if IN_INFERENCE_MODE in runs:
+        figures.append(speed_figure(name, result, "ours", IN_INFERENCE_MODE, note=note))
+    return figures

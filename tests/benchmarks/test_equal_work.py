@@ -10,6 +10,7 @@ from benchmarks.batches import padding_share, real_tokens, source_batch, trainin
 from benchmarks.decoding_speed import Decoding, check_equal_search, equal_output_share
 from benchmarks.interleaved import UnequalWorkError, race
 from benchmarks.lengths import LONGEST, MEAN, SHORTEST, length_pairs, sentence_lengths
+from benchmarks.measurements import IN_INFERENCE_MODE, measure_decoding
 from benchmarks.memory import saved_bytes
 from benchmarks.peers_transformers import build_bart, build_ours
 from benchmarks.sizes import TINY
@@ -69,6 +70,17 @@ def test_decoding_writes_as_many_tokens_as_asked(beams: int) -> None:
     check_equal_search(runs["BART"], runs["ours"])
     assert equal_output_share(runs["BART"], runs["ours"]) == 1.0
     assert race(runs).tokens == 2 * 7
+
+
+@pytest.mark.parametrize(("batch_size", "names"), [(1, ["BART", IN_INFERENCE_MODE]), (2, ["BART"])])
+def test_one_source_is_decoded_in_inference_mode_too(batch_size: int, names: list[str]) -> None:
+    figures = measure_decoding(
+        SMALL, beams=1, batch_size=batch_size, source_length=4, seed=0, rounds=5, new_tokens=3, target=0.1
+    )
+    assert [one.reference_name for one in figures] == names
+    assert [one.target for one in figures] == [0.1, None][: len(names)]
+    run = Decoding(build_bart(SMALL, seed=0), source_batch([4], 50, seed=0), new_tokens=3, inference_mode=True)
+    assert run.write().is_inference()
 
 
 def test_decodings_of_unequal_lengths_beams_or_sources_are_refused() -> None:
