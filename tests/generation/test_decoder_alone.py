@@ -7,6 +7,7 @@ import torch
 from transformers.cache_utils import DynamicCache, StaticCache
 
 from tests.factories import ALL_VARIANTS
+from tests.generation.both_loops import both
 from tests.generation.helpers import (
     COVERING,
     EOS_IDS,
@@ -167,3 +168,12 @@ def test_flex_attention_with_a_static_cache_is_refused():
 def test_an_offloaded_cache_on_cpu_is_refused():
     with pytest.raises(ValueError, match="needs a model on an accelerator, got one on CPU"):
         causal().generate(PROMPTS, attention_mask=MASK, max_new_tokens=2, cache_implementation="offloaded")
+
+
+@pytest.mark.parametrize("options", [{"do_sample": True}, {"no_repeat_ngram_size": 2}], ids=str)
+def test_beams_go_on_from_embeddings_under_processors(options):
+    model = causal("rotary_gqa_qk_norm")
+    embeds = model.get_input_embeddings()(PROMPTS[:, 3:]).detach()
+    found, expected = both(model, inputs_embeds=embeds, num_beams=3, max_new_tokens=6, **options)
+    assert torch.equal(found, expected)
+    assert found.shape[0] == len(PROMPTS)

@@ -31,6 +31,7 @@ from .cache_recurrent_layer import RecurrentLayer
 from .cells_custom_seq2seq import is_plain_linear
 from .decoding_step_recurrent_decoder import RecurrentDecodingStep
 from .decoding_step_transformer_decoder import TransformerDecodingStep
+from .first_pass_custom_seq2seq import REPLACED
 from .search_rules_custom_seq2seq import ScoreRules, StoppingRules, best_place, best_scores
 
 NEVER = -1.0e9
@@ -38,9 +39,6 @@ NEVER = -1.0e9
 
 KEEP_SHARE = 0.75
 """Finished rows, or sources of a beam search, leave the batch when the others are no more than this share of it."""
-
-REPLACED = ("forward", "prepare_inputs_for_generation", "_update_model_kwargs_for_generation")
-"""Methods that others (prompt tuning, offloading) put on single models; they must then be called."""
 
 STATIC_ROPE_TYPES = ("default", "linear", "llama3", "yarn", "proportional")
 """Rotations whose angles depend on the position alone, not on the length reached."""
@@ -315,7 +313,7 @@ class _Beams:
     @property
     def input_ids(self) -> torch.Tensor:
         """Running hypotheses, `(R, T)`."""
-        return self.running[:, :, : self.length].reshape(-1, self.length)
+        return self.running[:, :, : self.length].flatten(0, 1)
 
     def advance(
         self,

@@ -14,6 +14,7 @@ from transformers.utils import logging
 from .cache_custom_seq2seq import CustomSeq2SeqCache, build_cross_attention_cache
 from .cache_recurrent_layer import with_recurrent_layers
 from .fast_generation_custom_seq2seq import beam_search, can_step, sample
+from .first_pass_custom_seq2seq import read_once, rows_alike
 from .inputs_custom_seq2seq import position_ids_from_mask
 from .user_decoder_custom_seq2seq import is_user_decoder, with_user_layers
 
@@ -180,6 +181,24 @@ class SharedSourceGenerationMixin:
                     for name, value in outputs.items()
                 }
             )
+
+    def _prefill(
+        self,
+        input_ids: torch.LongTensor,
+        generation_config: GenerationConfig,
+        model_kwargs: dict[str, Any],
+        is_first_iteration: bool = True,
+    ) -> Any:
+        """As in transformers; beams and samples of one source, which begin alike, are read as one row."""
+
+        def prefill(ids: torch.Tensor, kwargs: dict[str, Any]) -> Any:
+            inherited = super(SharedSourceGenerationMixin, self)._prefill  # type: ignore[misc]
+            return inherited(ids, generation_config, kwargs, is_first_iteration=is_first_iteration)
+
+        count = rows_alike(self, input_ids, generation_config, model_kwargs)
+        if count == 1:
+            return prefill(input_ids, model_kwargs)
+        return read_once(prefill, self, input_ids, model_kwargs, count)
 
     def _sample(
         self,
