@@ -4,6 +4,7 @@ import copy
 import json
 from collections import defaultdict
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -210,6 +211,19 @@ def test_meta_device(kind: str, variant: str) -> None:
         assert torch.equal(buffer, buffers[name]), name
     assert all((parameter != 7).all() for parameter in model.parameters())
     assert run(model, **make_inputs(kind)).isfinite().all()
+
+
+@over(COVERING_CASES)
+def test_memory_after_the_meta_device(kind: str, variant: str) -> None:
+    """`to_empty` and `load_state_dict`, without `init_weights`: what is in no checkpoint is computed again."""
+    trained = KINDS[kind](make_config(kind, variant)).eval()
+    with torch.device("meta"):
+        model = KINDS[kind](make_config(kind, variant)).eval()
+    with patch.object(torch, "empty_like", lambda one, **options: torch.full_like(one, 7, **options)):
+        model.to_empty(device="cpu")
+    model.load_state_dict(trained.state_dict())
+    model.tie_weights()
+    assert_same_tensors(trained, model)
 
 
 def test_loading_under_a_meta_device_is_refused(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ Legend: B batch, T length, E width, H heads, D width of a head, S keys.
 
 import copy
 import math
+from typing import Any
 
 import torch
 from torch import nn
@@ -31,7 +32,28 @@ def sinusoidal_table(positions: torch.Tensor, width: int) -> torch.Tensor:
     return torch.cat([angles.sin(), angles.cos()], dim=-1).float()
 
 
-class SinusoidalPositions(nn.Module):
+class ComputedBuffers(nn.Module):
+    """
+    A module whose buffers are computed and in no checkpoint. A model that was laid out on the meta device and is given
+    memory (`to_empty`) gets them anew, as nothing that is loaded afterwards fills them.
+    """
+
+    def computed_buffers(self) -> dict[str, torch.Tensor]:
+        """What the buffers hold, by name, on the current device."""
+        raise NotImplementedError
+
+    def _apply(self, fn: Any, recurse: bool = True) -> "ComputedBuffers":
+        was_meta = any(buffer.is_meta for buffer in self.buffers(recurse=False))
+        super()._apply(fn, recurse)
+        buffers = dict(self.named_buffers(recurse=False))
+        if was_meta and not any(buffer.is_meta for buffer in buffers.values()):
+            for name, buffer in buffers.items():
+                with torch.device(buffer.device):
+                    buffer.copy_(self.computed_buffers()[name])
+        return self
+
+
+class SinusoidalPositions(ComputedBuffers):
     """Sinusoidal embeddings from a table that grows past `num_positions` by the formula when it has to."""
 
     table: torch.Tensor
@@ -44,6 +66,10 @@ class SinusoidalPositions(nn.Module):
     def initial_table(self) -> torch.Tensor:
         """What the buffer holds; models fill it again after loading, as it is in no checkpoint."""
         return sinusoidal_table(torch.arange(self.num_positions), self.width)
+
+    def computed_buffers(self) -> dict[str, torch.Tensor]:
+        """The table."""
+        return {"table": self.initial_table()}
 
     def forward(self, position_ids: torch.Tensor, num_positions: int | None = None) -> torch.Tensor:
         """
@@ -68,7 +94,7 @@ class LearnedPositions(nn.Embedding):
         return super().forward(position_ids)
 
 
-class RotaryEmbedding(nn.Module):
+class RotaryEmbedding(ComputedBuffers):
     """
     Angles of rotary embeddings (Su et al. 2021, equation 34), with the length extensions of transformers'
     `rope_parameters`. The attribute names are those that transformers' helpers read and refill after loading.
@@ -87,13 +113,8 @@ class RotaryEmbedding(nn.Module):
         self.max_seq_len_cached = config.max_position_embeddings
         self.original_max_seq_len = config.max_position_embeddings
         self.rope_type = config.rope_parameters["rope_type"]
-        init = (
-            self.compute_default_rope_parameters
-            if self.rope_type == "default"
-            else ROPE_INIT_FUNCTIONS[self.rope_type]
-        )
         try:
-            inv_freq, self.attention_scaling = init(config)
+            inv_freq, self.attention_scaling = self._initial()
         except KeyError as error:
             raise ValueError(
                 f"{type(config).__name__}: `rope_parameters` of `rope_type` {self.rope_type!r} must say {error}, got "
@@ -101,6 +122,17 @@ class RotaryEmbedding(nn.Module):
             ) from error
         self.register_buffer("inv_freq", inv_freq, persistent=False)
         self.register_buffer("original_inv_freq", inv_freq.clone(), persistent=False)
+
+    def _initial(self) -> tuple[torch.Tensor, float]:
+        """Inverse frequencies and the factor on cosines and sines."""
+        is_default = self.rope_type == "default"
+        init = self.compute_default_rope_parameters if is_default else ROPE_INIT_FUNCTIONS[self.rope_type]
+        return init(self.config)
+
+    def computed_buffers(self) -> dict[str, torch.Tensor]:
+        """Inverse frequencies, and those to which a rotation that follows the length returns."""
+        inv_freq = self._initial()[0]
+        return {"inv_freq": inv_freq, "original_inv_freq": inv_freq}
 
     @staticmethod
     def compute_default_rope_parameters(
