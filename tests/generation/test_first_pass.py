@@ -8,11 +8,18 @@ from unittest.mock import patch
 import pytest
 import torch
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
-from transformers.cache_utils import DynamicCache
+from torch import nn
+from torch.nn.modules.module import register_module_forward_hook
+from transformers.cache_utils import DynamicCache, EncoderDecoderCache, StaticCache
 
-from hf_custom_decoder import RecurrentDecoderConfig, RecurrentDecoderForCausalLM, TransformerDecoderForCausalLM
+from hf_custom_decoder import (
+    CustomSeq2SeqForConditionalGeneration,
+    RecurrentDecoderConfig,
+    RecurrentDecoderForCausalLM,
+    TransformerDecoderForCausalLM,
+)
 from hf_custom_decoder.models import generation_custom_seq2seq
-from hf_custom_decoder.models.cache_custom_seq2seq import build_cache
+from hf_custom_decoder.models.cache_custom_seq2seq import CustomSeq2SeqCache, build_cache
 from hf_custom_decoder.models.first_pass_custom_seq2seq import rows_alike
 from tests.combinations import RECURRENT_SIZES, build_pair
 from tests.factories import spread_weights, tiny_batch, tiny_causal, tiny_config, tiny_seq2seq
@@ -148,11 +155,62 @@ def test_all_rows_are_read_where_others_look(search: str) -> None:
     assert rows[0] == 9
 
 
-def test_dropout_differs_from_row_to_row() -> None:
-    model, source = build("default").train(), source_of(tiny_batch())
-    with passes(model) as rows:
-        model.generate(**source, **SEARCHES["samples"])
-    assert rows[0] == 9
+@pytest.mark.parametrize("part", ["model", "decoder", "layers"])
+def test_dropout_differs_from_row_to_row(part: str) -> None:
+    model, source = tiny_seq2seq(decoder={"dropout": 0.5}).double(), source_of(tiny_batch())
+    decoder = model.get_decoder()
+    {"model": model, "decoder": decoder, "layers": decoder.layers}[part].train()
+    with watched() as used, passes(model) as rows:
+        output = model.generate(**source, **SEARCHES["samples"], **EVERYTHING)
+    assert (used, rows[0]) == ([False], 9)
+    assert len(set(output.logits[0][:3, 5].tolist())) == 3
+
+
+@pytest.mark.parametrize("search", SEARCHES)
+def test_modules_put_in_later_are_in_training_mode_and_change_nothing(search: str) -> None:
+    model, source = build("default"), source_of(tiny_batch())
+    model.resize_token_embeddings(model.config.vocab_size + 3)
+    model.lm_head = nn.Linear(*reversed(model.lm_head.weight.shape), bias=False, dtype=torch.float64)
+    assert model.lm_head.training
+    with watched() as used, passes(model) as rows:
+        model.generate(**source, **SEARCHES[search])
+    assert (used, rows) == ([True], [3])
+
+
+@pytest.mark.parametrize("search", SEARCHES)
+def test_what_a_subclass_carries_from_pass_to_pass_has_all_rows(search: str) -> None:
+    class Mixing(CustomSeq2SeqForConditionalGeneration):
+        """Mixes the last logits of a row into its next ones."""
+
+        def forward(self, *arguments: Any, decoder_before: Any = None, **options: Any) -> Any:
+            output = super().forward(*arguments, **options)
+            if decoder_before is not None:
+                output.logits = 0.5 * (output.logits + decoder_before)
+            output["before"] = output.logits[:, -1:].clone()
+            return output
+
+        def _update_model_kwargs_for_generation(self, outputs: Any, model_kwargs: Any, **options: Any) -> Any:
+            model_kwargs["decoder_before"] = outputs["before"]
+            return super()._update_model_kwargs_for_generation(outputs, model_kwargs, **options)
+
+        def prepare_inputs_for_generation(self, *arguments: Any, **options: Any) -> Any:
+            inputs = super().prepare_inputs_for_generation(*arguments, **options)
+            return {**inputs, "decoder_before": options.get("decoder_before")}
+
+    model = Mixing(tiny_config()).double().eval()
+    compare(model, is_shared=False, own_loop=False, **source_of(tiny_batch()), **SEARCHES[search])
+
+
+def test_hooks_of_all_modules_see_all_rows() -> None:
+    model, source, seen = build("default"), source_of(tiny_batch()), []
+    handle = register_module_forward_hook(lambda module, inputs, output: seen.append(type(module).__name__))
+    try:
+        with watched() as used, passes(model) as rows:
+            model.generate(**source, **SEARCHES["samples"])
+    finally:
+        handle.remove()
+    assert (used, rows[0], len(rows)) == ([False], 9, 7)
+    assert seen.count("TransformerDecoderModel") == 7
 
 
 def test_filled_caches_are_gone_on_from_with_all_rows() -> None:
@@ -183,6 +241,20 @@ def test_rows_that_differ_are_told_apart() -> None:
     assert count(ids=ids[:3]) == 1
     assert count(attention_mask=mask[:2]) == count(some_row_numbers=torch.zeros(4)) == 1
     assert count(past_key_values=None) == 1
+    assert count(past_key_values=StaticCache(config=model.config, max_cache_len=4)) == 1
+    assert count(past_key_values=EncoderDecoderCache(cache, DynamicCache())) == 1
+    assert count(encoder_hidden_states=torch.zeros(4, 3, 2)) == 1  # repeated, as no cache says who reads it
+    shared = CustomSeq2SeqCache(cache, DynamicCache())
+    assert count(past_key_values=shared) == 1
+    shared.share_source(2, 2, torch.device("cpu"))
+    assert count(past_key_values=shared, encoder_hidden_states=torch.zeros(2, 3, 2)) == 2
+    assert count(past_key_values=CustomSeq2SeqCache(cache, StaticCache(config=model.config, max_cache_len=3))) == 1
+    model.set_attn_implementation("eager")
+    for name in ("output_attentions", "output_hidden_states"):
+        setattr(model.config, name, True)
+        assert count() == 1
+        setattr(model.config, name, False)
+    assert count() == 2
 
 
 @pytest.mark.parametrize("search", SEARCHES)

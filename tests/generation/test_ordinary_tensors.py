@@ -7,13 +7,14 @@ from unittest.mock import patch
 import pytest
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
-from transformers.cache_utils import Cache, EncoderDecoderCache
+from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 
 from hf_custom_decoder.models import decoding_step_transformer_decoder
-from hf_custom_decoder.models.cache_custom_seq2seq import build_cache
+from hf_custom_decoder.models.cache_custom_seq2seq import CustomSeq2SeqCache, build_cache, full_attention_config
+from hf_custom_decoder.models.decoding_step_transformer_decoder import TransformerDecodingStep
 from tests.combinations import build_pair
 from tests.factories import tiny_batch, tiny_causal, tiny_seq2seq
-from tests.generation.both_loops import EVERYTHING, source_of, watched
+from tests.generation.both_loops import EVERYTHING, both, source_of, watched
 
 SEARCHES: dict[str, dict[str, Any]] = {
     "greedy": {"max_new_tokens": 9},
@@ -94,6 +95,65 @@ def test_a_given_cache_is_ordinary(decoder: str, search: str, asked: dict[str, A
         model.generate(**source, **SEARCHES[search], **asked, past_key_values=cache)
     assert used == [True]
     assert_ordinary(cache, 5)
+    if "ends" not in search:
+        assert cache.get_seq_length() == SEARCHES[search]["max_new_tokens"]
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_the_cache_of_a_search_that_another_starts(decoder: str, beams: int) -> None:
+    def start(model: Any, input_ids: Any, **options: Any) -> Any:
+        search = model._beam_search if beams > 1 else model._sample
+        names = ("logits_processor", "stopping_criteria", "generation_config")
+        options = {name: value for name, value in options.items() if name not in ("synced_gpus", "streamer")}
+        ids = search(input_ids, *(options.pop(name) for name in names), **options)
+        return ids, options["past_key_values"]
+
+    model, source = build(decoder), source_of(tiny_batch())
+    with watched() as used:
+        ids, cache = model.generate(
+            **source, num_beams=beams, max_new_tokens=9, eos_token_id=-1, custom_generate=start
+        )
+    assert used == [True]
+    assert_ordinary([ids, cache], 6)
+    assert cache.get_seq_length() == 9
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_the_cache_after_an_error(beams: int) -> None:
+    model, source = tiny_seq2seq("learned").double(), source_of(tiny_batch())
+    cache = build_cache(model.get_decoder().config, with_cross_attention=True)
+    limit = model.get_decoder().config.max_position_embeddings
+    with pytest.raises(ValueError, match="learned positions reach"), watched() as used:
+        model.generate(**source, num_beams=beams, max_new_tokens=limit + 5, eos_token_id=-1, past_key_values=cache)
+    assert used == [True]
+    assert_ordinary(cache, 9)
+
+
+def test_cross_attention_layers_that_a_decoder_does_not_use() -> None:
+    model, source = build("lstm_input_feeding"), source_of(tiny_batch())
+    config = model.get_decoder().config
+    own = build_cache(config, with_cross_attention=True).self_attention_cache
+    cache = CustomSeq2SeqCache(own, DynamicCache(config=full_attention_config(2)))
+    found, expected = both(model, **source, max_new_tokens=6, past_key_values=None)
+    assert torch.equal(model.generate(**source, max_new_tokens=6, past_key_values=cache), found)
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("asked", [{}, EVERYTHING], ids=["ids", "everything"])
+@pytest.mark.parametrize("search", SEARCHES)
+def test_steps_run_in_inference_mode(search: str, asked: dict[str, Any]) -> None:
+    model, source, modes = build("transformer"), source_of(tiny_batch()), []
+    step = TransformerDecodingStep.__call__
+
+    def noted(self: Any, ids: Any) -> Any:
+        modes.append(torch.is_inference_mode_enabled())
+        return step(self, ids)
+
+    with patch.object(TransformerDecodingStep, "__call__", noted):
+        model.generate(**source, **SEARCHES[search], **asked)
+    assert modes == [True] * len(modes)
+    assert len(modes) > 0 or search == "beams, one token"
 
 
 @pytest.mark.parametrize("search", SEARCHES)

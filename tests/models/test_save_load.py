@@ -10,9 +10,11 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
-from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import DynamicCache
 
+from hf_custom_decoder import TransformerDecoderConfig
+from hf_custom_decoder.models.positions_custom_seq2seq import RotaryEmbedding
 from tests.models.model_cases import (
     ALL_CASES,
     AUTO_CLASSES,
@@ -224,6 +226,39 @@ def test_memory_after_the_meta_device(kind: str, variant: str) -> None:
     model.load_state_dict(trained.state_dict())
     model.tie_weights()
     assert_same_tensors(trained, model)
+
+
+def test_memory_for_positions_with_a_further_buffer() -> None:
+    class Scaled(RotaryEmbedding):
+        def __init__(self, config: PreTrainedConfig) -> None:
+            super().__init__(config)
+            self.register_buffer("gain", torch.ones(1))
+
+    config = make_config("causal", "rotary")
+    with torch.device("meta"):
+        positions = Scaled(config)
+    positions.to_empty(device="cpu").load_state_dict({"gain": torch.full((1,), 3.0)})
+    assert torch.equal(positions.inv_freq, RotaryEmbedding(config).inv_freq)
+    assert torch.equal(positions.gain, torch.full((1,), 3.0))
+
+
+def test_memory_for_a_rotation_that_has_followed_a_length() -> None:
+    rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
+    config = TransformerDecoderConfig(
+        vocab_size=50,
+        hidden_size=32,
+        num_attention_heads=4,
+        position_type="rotary",
+        max_position_embeddings=16,
+        rope_parameters=rope,
+    )
+    positions, states = RotaryEmbedding(config), torch.zeros(1, 1, 32)
+    short, long = torch.arange(10)[None], torch.arange(40)[None]
+    expected = positions(states, short)
+    positions(states, long)
+    positions.to("meta").to_empty(device="cpu")
+    for one, other in zip(positions(states, short), expected, strict=True):
+        assert torch.equal(one, other)
 
 
 def test_loading_under_a_meta_device_is_refused(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ them is handed out: results, what processors and criteria of others see, and cac
 Legend: B source rows, K beams, R decoder rows, T tokens so far, V vocabulary, C candidates of a source row.
 """
 
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -31,7 +32,7 @@ from .cache_recurrent_layer import RecurrentLayer
 from .cells_custom_seq2seq import is_plain_linear
 from .decoding_step_recurrent_decoder import RecurrentDecodingStep
 from .decoding_step_transformer_decoder import TransformerDecodingStep
-from .first_pass_custom_seq2seq import REPLACED
+from .first_pass_custom_seq2seq import OWN_DECODERS, is_unhooked, may_drop, wrappers_are_ours
 from .search_rules_custom_seq2seq import ScoreRules, StoppingRules, best_place, best_scores
 
 NEVER = -1.0e9
@@ -48,7 +49,7 @@ def can_step(model: Any, config: GenerationConfig, model_kwargs: dict[str, Any])
     """Whether a decoding step can stand in for `forward` here; everything else is left to transformers."""
     decoder, cache = model.get_decoder(), model_kwargs.get("past_key_values")
     kind = decoder.config.model_type
-    if kind not in ("custom_transformer_decoder", "custom_recurrent_decoder") or not model_kwargs.get("use_cache"):
+    if kind not in OWN_DECODERS or not model_kwargs.get("use_cache"):
         return False
     if model.training or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu") or model.device.type != "cpu":
         return False
@@ -71,10 +72,9 @@ def can_step(model: Any, config: GenerationConfig, model_kwargs: dict[str, Any])
         last = position_ids.shape[1] - 1 if mask is None else mask.sum(1) - 1
         if not bool((position_ids[:, -1] == last).all()):
             return False
-    wrappers = [model] if model.model is decoder else [model, model.model]
-    if any(name in one.__dict__ for one in wrappers for name in REPLACED) or not all(map(_is_unhooked, wrappers)):
+    if not wrappers_are_ours(model) or not _is_plain_cache(cache, decoder):
         return False
-    return _is_plain_cache(cache, decoder) and all(_is_plain(one) for one in (decoder, model.lm_head))
+    return all(_is_plain(one) for one in (decoder, model.lm_head))
 
 
 def _is_plain_cache(cache: Any, decoder: Any) -> bool:
@@ -94,27 +94,16 @@ def _is_plain_cache(cache: Any, decoder: Any) -> bool:
 
 
 def _is_plain(part: nn.Module) -> bool:
-    """Whether modules may be read past their `forward`: no adapter, no hook, no other kind of weight, one dtype."""
+    """
+    Whether modules may be read past their `forward`: no adapter, no hook, no dropout, no other kind of weight, and
+    one dtype.
+    """
     for module in part.modules():
         if isinstance(module, nn.Linear) and not is_plain_linear(module):
             return False
-        if not _is_unhooked(module):
+        if may_drop(module) or not is_unhooked(module):
             return False
     return len({parameter.dtype for parameter in part.parameters()}) <= 1  # a head of 8-bit weights has none
-
-
-def _is_unhooked(module: nn.Module) -> bool:
-    """
-    Whether a module is what its class says, and its class one that a decoding step knows: of torch, an activation of
-    transformers, or of the files that travel. (Classes are told by the names of their files, as travelling code may be
-    there in several copies; a subclass stands in another file.)
-    """
-    if "forward" in module.__dict__ or module._forward_hooks or module._forward_pre_hooks:
-        return False
-    origin = type(module).__module__
-    if origin.startswith("torch.nn.modules.") or origin == "transformers.activations":
-        return True
-    return origin.endswith(("_custom_seq2seq", "_transformer_decoder", "_recurrent_decoder"))
 
 
 def build_step(model: Any, outputs: Any, num_rows: int, model_kwargs: dict[str, Any]) -> Any:
@@ -134,6 +123,13 @@ def build_step(model: Any, outputs: Any, num_rows: int, model_kwargs: dict[str, 
 def ordinary(tensor: torch.Tensor) -> torch.Tensor:
     """The same as a tensor that may be written into and saved for a backward pass, unless the caller asks for none."""
     return tensor.clone() if tensor.is_inference() and not torch.is_inference_mode_enabled() else tensor
+
+
+@contextmanager
+def _outside() -> Iterator[None]:
+    """Out of the inference mode of a search, for what goes into a cache: a caller may see it, after an error too."""
+    with torch.inference_mode(False), torch.no_grad():
+        yield
 
 
 def _mode_for(config: GenerationConfig, stopping_rules: StoppingRules, score_rules: ScoreRules) -> Any:
@@ -162,7 +158,8 @@ class _Steps:
             logits, self.first = self.first, None
             return logits.to(torch.float32, copy=True)
         if self.step is None:
-            self.step = build_step(self.model, self.outputs, self.num_rows, self.model_kwargs)
+            with _outside():
+                self.step = build_step(self.model, self.outputs, self.num_rows, self.model_kwargs)
             self.outputs = None
         with torch.inference_mode():
             logits = self.step(last_ids).to(torch.float32)
@@ -171,7 +168,8 @@ class _Steps:
     def reorder(self, rows: torch.Tensor, num_beams: int) -> None:
         """Row i goes on from row `rows[i]`, one of the `num_beams` of its source."""
         if self.step is None:
-            self.cache.reorder_cache(rows)  # type: ignore[arg-type]  # a LongTensor
+            with _outside():
+                self.cache.reorder_cache(rows)  # type: ignore[arg-type]  # a LongTensor
             return
         with torch.inference_mode():
             self.step.reorder(rows, num_beams)
@@ -181,25 +179,19 @@ class _Steps:
         with torch.inference_mode():
             self.step.keep_sources(sources, rows_per_source)
 
-    def finish_given_cache(self) -> None:
-        """As [`finish`] where a caller keeps the cache; one that `generate()` built goes with it."""
-        if not getattr(self.cache, "rows_may_leave", False):
-            self.finish()
-
     def finish(self) -> Cache:
-        """The cache, with the state of the last step in ordinary tensors."""
+        """The cache, with the state of the last step in ordinary tensors; not for a batch that rows have left."""
         if self.step is not None:
             self.step.store()
             self.step = None
         cache: Any = self.cache
-        is_pair = isinstance(cache, EncoderDecoderCache)
-        for part in (cache.self_attention_cache, cache.cross_attention_cache) if is_pair else (cache,):
-            for layer in part.layers:
-                if type(layer) is RecurrentLayer:
-                    states: Any = layer.states
-                    layer.states = tuple(ordinary(one) for one in states)
-                else:
-                    layer.keys, layer.values = ordinary(layer.keys), ordinary(layer.values)
+        own: Any = cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache
+        for layer in own.layers:
+            if type(layer) is RecurrentLayer:
+                states: Any = layer.states
+                layer.states = tuple(ordinary(one) for one in states)
+            else:
+                layer.keys, layer.values = ordinary(layer.keys), ordinary(layer.values)
         return self.cache
 
 
@@ -256,7 +248,8 @@ def sample(
                 active = was.index_select(0, places)
                 steps.keep_sources(places, 1)
     if not config.return_dict_in_generate:
-        steps.finish_given_cache()
+        if active is None:
+            steps.finish()
         return ordinary(input_ids)
     cache = steps.finish()
     common: dict[str, Any] = {
@@ -526,7 +519,8 @@ def beam_search(
                     steps.keep_sources(stay, beams.num_beams)
     sequences, sequences_scores, origins = beams.results(int(config.num_return_sequences or 1))
     if not config.return_dict_in_generate:
-        steps.finish_given_cache()
+        if not beams.left:
+            steps.finish()
         return sequences  # put together outside that mode
     cache = steps.finish()
     common: dict[str, Any] = {

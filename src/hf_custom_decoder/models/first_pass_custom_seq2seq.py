@@ -9,11 +9,16 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules import module as torch_modules
+from torch.nn.modules.dropout import _DropoutNd
 from transformers import GenerationConfig
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer, EncoderDecoderCache
 
 from .cache_custom_seq2seq import CustomSeq2SeqCache
 from .cache_recurrent_layer import RecurrentLayer
+
+OWN_DECODERS = ("custom_transformer_decoder", "custom_recurrent_decoder")
+"""Model types of the decoders whose passes are known."""
 
 REPLACED = ("forward", "prepare_inputs_for_generation", "_update_model_kwargs_for_generation")
 """Methods that others (prompt tuning, offloading) put on single models; they must then be called, with all rows."""
@@ -22,13 +27,48 @@ REPEATED_LAYERS = (DynamicLayer, DynamicSlidingWindowLayer, RecurrentLayer)
 """Cache layers whose rows may be repeated."""
 
 
+def wrappers_are_ours(model: Any) -> bool:
+    """Whether the model around a decoder is one of our classes, not a subclass, with no method put on it by others."""
+    wrappers = [model] if model.model is model.get_decoder() else [model, model.model]
+    if any(name in one.__dict__ for one in wrappers for name in REPLACED):
+        return False
+    return all(map(is_unhooked, wrappers)) and not any(GLOBAL_HOOKS)
+
+
+GLOBAL_HOOKS = (torch_modules._global_forward_hooks, torch_modules._global_forward_pre_hooks)
+"""Hooks of all modules (`torch.nn.modules.module.register_module_forward_hook`)."""
+
+
+def is_unhooked(module: nn.Module, *, adapters: bool = False) -> bool:
+    """
+    Whether a module is what its class says, and its class a known one: of torch, an activation of transformers, of the
+    files that travel, or, if allowed, an adapter layer of PEFT. (Classes are told by the names of their files, as
+    travelling code may be there in several copies; a subclass stands in another file.)
+    """
+    if "forward" in module.__dict__ or module._forward_hooks or module._forward_pre_hooks:
+        return False
+    origin = type(module).__module__
+    if origin.startswith("torch.nn.modules.") or origin == "transformers.activations":
+        return True
+    if adapters and origin.startswith("peft.tuners."):
+        return True
+    return origin.endswith(("_custom_seq2seq", "_transformer_decoder", "_recurrent_decoder"))
+
+
+def may_drop(module: nn.Module) -> bool:
+    """Whether dropout may be at work; modules put in later are in training mode, whatever the model is in."""
+    if isinstance(module, (nn.Linear, nn.Embedding)) or not module.training:
+        return False
+    return isinstance(module, _DropoutNd) or not type(module).__module__.startswith("torch.nn.modules.")
+
+
 def rows_alike(model: Any, input_ids: torch.Tensor, config: GenerationConfig, model_kwargs: dict[str, Any]) -> int:
     """
     K where each K neighbouring rows of `input_ids` `(R, P)` and of what else belongs to the decoder are alike, the
-    cache is empty and can repeat its rows, and nobody looks at the pass; otherwise 1.
+    cache is empty and can repeat its rows, and the pass is known and looked at by nobody; otherwise 1.
     """
     count = max(config.num_beams or 1, config.num_return_sequences or 1)
-    if count == 1 or input_ids.shape[0] % count or model.training or _is_watched(model, config):
+    if count == 1 or input_ids.shape[0] % count or not _is_known(model, config):
         return 1
     cache = model_kwargs.get("past_key_values")
     has_source = any(model_kwargs.get(name) is not None for name in ("encoder_outputs", "encoder_hidden_states"))
@@ -43,20 +83,18 @@ def rows_alike(model: Any, input_ids: torch.Tensor, config: GenerationConfig, mo
     return count if all(torch.equal(one, one[:, :1].expand_as(one)) for one in groups) else 1
 
 
-def _is_watched(model: Any, config: GenerationConfig) -> bool:
-    """Whether attention weights or hidden states are returned, or others have a hand in the pass."""
-    decoder_config = model.get_decoder().config
-    for one in (config, decoder_config):
-        if one.output_attentions or one.output_hidden_states:
-            return True
-    if any(name in one.__dict__ for one in (model, model.model) for name in REPLACED):
-        return True
-    return any(_is_hooked(module) for module in model.modules())
-
-
-def _is_hooked(module: nn.Module) -> bool:
-    """Whether others (offloading, adapters chosen by row, a user's own hooks) see the rows of a module."""
-    return "forward" in module.__dict__ or bool(module._forward_hooks or module._forward_pre_hooks)
+def _is_known(model: Any, config: GenerationConfig) -> bool:
+    """
+    Whether a pass gives every row what is its own alone, and nothing of it but logits and cache goes on: modules that
+    we know or that PEFT puts in, no dropout, no attention weights or hidden states to be returned.
+    """
+    decoder = model.get_decoder()
+    if any(one.output_attentions or one.output_hidden_states for one in (config, decoder.config)):
+        return False
+    if decoder.config.model_type not in OWN_DECODERS or not wrappers_are_ours(model):
+        return False
+    modules = [*decoder.modules(), *model.lm_head.modules()]
+    return not any(may_drop(one) or not is_unhooked(one, adapters=True) for one in modules)
 
 
 def _may_repeat(cache: Any, count: int) -> bool:

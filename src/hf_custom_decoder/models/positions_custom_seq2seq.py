@@ -39,17 +39,17 @@ class ComputedBuffers(nn.Module):
     """
 
     def computed_buffers(self) -> dict[str, torch.Tensor]:
-        """What the buffers hold, by name, on the current device."""
+        """What they hold at the beginning, by name, on torch's default device."""
         raise NotImplementedError
 
     def _apply(self, fn: Any, recurse: bool = True) -> "ComputedBuffers":
         was_meta = any(buffer.is_meta for buffer in self.buffers(recurse=False))
         super()._apply(fn, recurse)
-        buffers = dict(self.named_buffers(recurse=False))
-        if was_meta and not any(buffer.is_meta for buffer in buffers.values()):
-            for name, buffer in buffers.items():
-                with torch.device(buffer.device):
-                    buffer.copy_(self.computed_buffers()[name])
+        device = next(self.buffers(recurse=False)).device
+        if was_meta and device.type != "meta":
+            with torch.device(device):
+                for name, values in self.computed_buffers().items():
+                    getattr(self, name).copy_(values)
         return self
 
 
@@ -130,8 +130,9 @@ class RotaryEmbedding(ComputedBuffers):
         return init(self.config)
 
     def computed_buffers(self) -> dict[str, torch.Tensor]:
-        """Inverse frequencies, and those to which a rotation that follows the length returns."""
-        inv_freq = self._initial()[0]
+        """Inverse frequencies, and those to which a rotation that follows the length returns; it starts anew."""
+        inv_freq, self.attention_scaling = self._initial()
+        self.max_seq_len_cached = self.original_max_seq_len
         return {"inv_freq": inv_freq, "original_inv_freq": inv_freq}
 
     @staticmethod
