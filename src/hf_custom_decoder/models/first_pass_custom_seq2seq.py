@@ -23,20 +23,22 @@ OWN_DECODERS = ("custom_transformer_decoder", "custom_recurrent_decoder")
 REPLACED = ("forward", "prepare_inputs_for_generation", "_update_model_kwargs_for_generation")
 """Methods that others (prompt tuning, offloading) put on single models; they must then be called, with all rows."""
 
+GLOBAL_HOOKS = (torch_modules._global_forward_hooks, torch_modules._global_forward_pre_hooks)
+"""Hooks of all modules (`torch.nn.modules.module.register_module_forward_hook`)."""
+
 REPEATED_LAYERS = (DynamicLayer, DynamicSlidingWindowLayer, RecurrentLayer)
 """Cache layers whose rows may be repeated."""
 
 
 def wrappers_are_ours(model: Any) -> bool:
-    """Whether the model around a decoder is one of our classes, not a subclass, with no method put on it by others."""
+    """
+    Whether the model around a decoder is of our classes, not of a subclass, with no method put on it by others, and no
+    hooks of all modules are set.
+    """
     wrappers = [model] if model.model is model.get_decoder() else [model, model.model]
     if any(name in one.__dict__ for one in wrappers for name in REPLACED):
         return False
     return all(map(is_unhooked, wrappers)) and not any(GLOBAL_HOOKS)
-
-
-GLOBAL_HOOKS = (torch_modules._global_forward_hooks, torch_modules._global_forward_pre_hooks)
-"""Hooks of all modules (`torch.nn.modules.module.register_module_forward_hook`)."""
 
 
 def is_unhooked(module: nn.Module, *, adapters: bool = False) -> bool:
