@@ -58,10 +58,12 @@ def is_unhooked(module: nn.Module, *, adapters: bool = False) -> bool:
 
 
 def may_drop(module: nn.Module) -> bool:
-    """Whether dropout may be at work; modules put in later are in training mode, whatever the model is in."""
-    if isinstance(module, (nn.Linear, nn.Embedding)) or not module.training:
-        return False
-    return isinstance(module, _DropoutNd) or not type(module).__module__.startswith("torch.nn.modules.")
+    """
+    Whether dropout may be at work. Modules that are put in later (8-bit weights, another head) are in training mode
+    whatever the model is in, so only those count that have a rate of their own or in their config.
+    """
+    has_rate = isinstance(module, _DropoutNd) or any("dropout" in name or name == "config" for name in vars(module))
+    return module.training and has_rate
 
 
 def rows_alike(model: Any, input_ids: torch.Tensor, config: GenerationConfig, model_kwargs: dict[str, Any]) -> int:
