@@ -17,7 +17,13 @@ import torch
 from torch import nn
 
 from .int8_linear_custom_seq2seq import Int8Linear, JoinedInt8Linear
-from .packed_linear_custom_seq2seq import as_columns, as_convolution, as_inner_product
+from .packed_linear_custom_seq2seq import (
+    LARGE_FOR_ONE_ROW,
+    as_columns,
+    as_convolution,
+    as_inner_product,
+    has_memory_at_hand,
+)
 from .packing_custom_seq2seq import is_tracing
 from .vocabulary_loss_custom_seq2seq import is_bare
 
@@ -42,17 +48,22 @@ BLOCK = 64
 TALL = 8
 """A matrix with so many times as many outputs as inputs is tall: a vocabulary projection."""
 
-CALLS_BEFORE_PACKING = {"plain": 5, "plain, tall": 3, "in place": 20, "one row": 24, "one row, large": 64}
+CALLS_BEFORE_PACKING = {
+    "plain": 5,
+    "plain, tall": 3,
+    "in place": 20,
+    "one row": 24,
+    "one row, large": 32,
+    "one row, memory at hand": 16,
+}
 """
 Calls before a matrix is packed, by the way in which they were made. Packing costs as much as it saves in 3 to 5 calls
-of "plain" and in 6 to 20 of "in place", a transposed copy for one row in about 24, or 64 where the matrix is large.
+of "plain" and in 6 to 20 of "in place", a transposed copy for one row in about 24, where the matrix is large in about
+30, or in 12 where an earlier search left the memory of its copy.
 """
 
 CALLS_WHERE_MANY_COME = 3
 """The same of "in place" and "one row" where as many calls as that are likely."""
-
-LARGE_FOR_ONE_ROW = 2**22
-"""The memory of a copy of more weights must be had from the system first."""
 
 MIN_WEIGHTS = {torch.float32: 2**16, torch.bfloat16: 2**16}
 """Smaller matrices are not packed, nor are those of other types."""
@@ -83,7 +94,7 @@ class FewRowsLinear:
     def __init__(
         self, weight: torch.Tensor, bias: torch.Tensor | None, activation: Any = None, *, expected_calls: int = 0
     ) -> None:
-        self.weight, self.bias, self.activation = weight.detach(), bias, activation
+        self.owner, self.weight, self.bias, self.activation = weight, weight.detach(), bias, activation
         self.expected_calls = expected_calls
         num_outputs, self.num_inputs = weight.shape
         self.is_tall = num_outputs >= TALL * self.num_inputs
@@ -135,6 +146,7 @@ class FewRowsLinear:
         """Calls that it takes until packing pays."""
         if self.is_float and self.num_rows == 1:
             way = "one row, large" if self.weight.numel() > LARGE_FOR_ONE_ROW else "one row"
+            way = "one row, memory at hand" if has_memory_at_hand(self.owner) else way
         elif self.is_in_place:
             way = "in place"
         else:
@@ -166,7 +178,7 @@ class FewRowsLinear:
         self.num_calls = None
         has_own_ways = IS_AVX2 and self.is_float and self.is_tall
         if has_own_ways and self.num_rows == 1:
-            self.packed, self.max_packed_rows = as_columns(self.weight, self.bias, self.activation), 1
+            self.packed, self.max_packed_rows = as_columns(self.owner, self.bias, self.activation), 1
         elif torch.backends.mkldnn.is_available():
             pack = as_convolution if has_own_ways else as_inner_product
             self.packed = pack(self.weight, self.bias, self.activation, self.num_rows)
