@@ -200,6 +200,19 @@ def test_bfloat16_is_packed_for_any_number_of_rows(shape: tuple[int, int], rows:
     assert (step.packed is not None) == torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
+@pytest.mark.parametrize(("inputs", "is_in_place"), [(767, True), (768, False), (2048, False), (2049, False)])
+@pytest.mark.parametrize("bias", [False, True])
+@torch.no_grad()
+def test_one_long_row_with_avx2(inputs: int, is_in_place: bool, bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(few_rows_linear_custom_seq2seq, "IS_AVX2", True)
+    step = FewRowsLinear(torch.randn(300, inputs), torch.randn(300) if bias else None)
+    with patch.object(FewRowsLinear, "_in_place", autospec=True, side_effect=FewRowsLinear._in_place) as in_place:
+        for _ in range(MANY):
+            assert_equal_outputs(step, torch.randn(1, inputs))
+    assert in_place.called == is_in_place
+    assert step.packed is None
+
+
 @pytest.mark.usefixtures("not_avx2")
 @torch.no_grad()
 def test_rows_may_become_fewer() -> None:

@@ -30,7 +30,8 @@ from .vocabulary_loss_custom_seq2seq import is_bare
 IS_AVX2 = torch.backends.cpu.get_cpu_capability() == "AVX2"
 """
 Whether float32 weights are read in the ways that were measured to be fastest there: vocabulary projections as a
-convolution, for one row from a transposed copy; other matrices in place for four rows too.
+convolution, for one row from a transposed copy; other matrices in place for four rows too, and for one row in the
+ordinary way where it has many inputs.
 """
 
 FEW_NUMBERS = 2048
@@ -41,6 +42,9 @@ FEW_ROWS = 2
 
 FOUR_ROWS, FEW_NUMBERS_OF_FOUR_ROWS, MAX_WEIGHTS_OF_FOUR_ROWS = 4, 4096, 2**18
 """Nor for four, on a CPU with AVX2 alone; three and five rows are faster packed there too."""
+
+LONG_FOR_ONE_ROW = 768
+"""There `nn.functional.linear` reads so many inputs and more of one row faster than in blocks, fewer no faster."""
 
 BLOCK = 64
 """Outputs that one product of a batch computes."""
@@ -134,6 +138,8 @@ class FewRowsLinear:
         self.is_best_unpacked = num_rows <= (FEW_ROWS if self.is_in_place else int(self.is_float))
         if IS_AVX2 and self.is_float:
             is_small = weights <= MAX_WEIGHTS_OF_FOUR_ROWS and numbers <= FEW_NUMBERS_OF_FOUR_ROWS
+            if num_rows == 1 and self.num_inputs >= LONG_FOR_ONE_ROW:
+                self.is_in_place = False
             if self.is_tall:
                 self.is_best_unpacked = False
             elif num_rows == FOUR_ROWS and is_small and self.blocks is not None:
