@@ -122,9 +122,18 @@ def test_weights_are_packed_where_it_pays(rows: int, shape: tuple[int, int], way
         (9, (2048, 256), 0, 3, "as_convolution"),
         (4, (1024, 256), 1000, None, None),
         (4, (256, 1024), 1000, None, None),
-        (4, (1028, 256), 20, 3, "as_inner_product"),
-        (4, (200, 1028), 0, 5, "as_inner_product"),
+        (4, (1028, 256), 1000, None, None),
+        (4, (200, 1028), 1000, None, None),
+        (5, (200, 1028), 1000, None, None),
+        (40, (256, 1024), 1000, None, None),
         (5, (1024, 256), 20, 3, "as_inner_product"),
+        (12, (256, 256), 0, 5, "as_inner_product"),
+        (2, (1024, 512), 1000, None, None),
+        (4, (1024, 512), 63, 64, "as_convolution"),
+        (4, (1024, 512), 64, 3, "as_convolution"),
+        (3, (1024, 512), 0, 16, "as_convolution"),
+        (8, (1024, 512), 15, 16, "as_convolution"),
+        (8, (512, 1024), 16, 3, "as_convolution"),
     ],
 )
 @torch.no_grad()
@@ -146,7 +155,7 @@ def test_ways_of_avx2(
             name,
             lambda *args, pack=pack, name=name: used.append(name) or pack(*args),
         )
-    for call in range(34):
+    for call in range(66):
         assert_equal_outputs(step, inputs)
         assert used == ([] if form is None or calls is None or call < calls else [form])
     assert (step.packed is not None) == (form is not None)

@@ -29,9 +29,9 @@ from .vocabulary_loss_custom_seq2seq import is_bare
 
 IS_AVX2 = torch.backends.cpu.get_cpu_capability() == "AVX2"
 """
-Whether float32 weights are read in the ways that were measured to be fastest there: vocabulary projections as a
-convolution, for one row from a transposed copy; other matrices in place for four rows too, and for one row in the
-ordinary way where it has many inputs.
+Whether float32 weights are read in the ways that were measured to be fastest there: large ones as a convolution,
+vocabulary projections for one row from a transposed copy, other matrices for four rows in place, for one row of many
+inputs in the ordinary way.
 """
 
 FEW_NUMBERS = 2048
@@ -40,11 +40,14 @@ FEW_NUMBERS = 2048
 FEW_ROWS = 2
 """For so few rows packed weights are no faster than that."""
 
-FOUR_ROWS, FEW_NUMBERS_OF_FOUR_ROWS, MAX_WEIGHTS_OF_FOUR_ROWS = 4, 4096, 2**18
-"""Nor for four, on a CPU with AVX2 alone; three and five rows are faster packed there too."""
+FOUR_ROWS = 4
+"""Nor, for long, for four on a CPU with AVX2 alone; three and five rows are faster packed there too."""
+
+LARGE_FOR_CONVOLUTION = 2**19
+"""There oneDNN reads so many weights and more faster as a convolution."""
 
 LONG_FOR_ONE_ROW = 768
-"""There `nn.functional.linear` reads so many inputs and more of one row faster than in blocks, fewer no faster."""
+"""And `nn.functional.linear` reads so many inputs and more of one row faster than in blocks, fewer no faster."""
 
 BLOCK = 64
 """Outputs that one product of a batch computes."""
@@ -59,11 +62,14 @@ CALLS_BEFORE_PACKING = {
     "one row": 24,
     "one row, large": 32,
     "one row, memory at hand": 16,
+    "large": 16,
+    "large, four rows": 64,
 }
 """
 Calls before a matrix is packed, by the way in which they were made. Packing costs as much as it saves in 3 to 5 calls
 of "plain" and in 6 to 20 of "in place", a transposed copy for one row in about 24, where the matrix is large in about
-30, or in 12 where an earlier search left the memory of its copy.
+30, or in 12 where an earlier search left the memory of its copy; with AVX2 packing a large one for more rows in 10 to
+40, for four rows in 30 to 90.
 """
 
 CALLS_WHERE_MANY_COME = 3
@@ -103,6 +109,7 @@ class FewRowsLinear:
         num_outputs, self.num_inputs = weight.shape
         self.is_tall = num_outputs >= TALL * self.num_inputs
         self.is_float = weight.dtype == torch.float32 and weight.device.type == "cpu"
+        self.is_convolution = IS_AVX2 and self.is_float and (self.is_tall or weight.numel() >= LARGE_FOR_CONVOLUTION)
         is_packable = weight.device.type == "cpu" and weight.numel() >= MIN_WEIGHTS.get(weight.dtype, float("inf"))
         self.num_calls: int | None = 0 if is_packable else None
         """Calls that count towards packing; None where nothing is packed any more."""
@@ -137,22 +144,28 @@ class FewRowsLinear:
         self.is_in_place = self.blocks is not None and numbers <= FEW_NUMBERS
         self.is_best_unpacked = num_rows <= (FEW_ROWS if self.is_in_place else int(self.is_float))
         if IS_AVX2 and self.is_float:
-            is_small = weights <= MAX_WEIGHTS_OF_FOUR_ROWS and numbers <= FEW_NUMBERS_OF_FOUR_ROWS
-            if num_rows == 1 and self.num_inputs >= LONG_FOR_ONE_ROW:
-                self.is_in_place = False
-            if self.is_tall:
-                self.is_best_unpacked = False
-            elif num_rows == FOUR_ROWS and is_small and self.blocks is not None:
-                self.is_in_place = self.is_best_unpacked = True
+            self._choose_with_avx2()
         is_large = not self.is_float or weights >= MIN_WEIGHTS_OF_FEW_ROWS
         self.is_packing = not self.is_best_unpacked and (is_large or (num_rows >= MANY_ROWS and not self.is_in_place))
         self.calls_before_packing = self._calls_before_packing()
+
+    def _choose_with_avx2(self) -> None:
+        if self.is_tall:
+            self.is_best_unpacked = False
+        elif self.num_rows == FOUR_ROWS and self.blocks is not None:
+            self.is_in_place, self.is_best_unpacked = True, not self.is_convolution
+        elif not self.is_convolution and self.num_inputs > self.weight.shape[0]:
+            self.is_best_unpacked = True
+        if self.num_rows == 1 and self.num_inputs >= LONG_FOR_ONE_ROW:
+            self.is_in_place = False
 
     def _calls_before_packing(self) -> int:
         """Calls that it takes until packing pays."""
         if self.is_float and self.num_rows == 1:
             way = "one row, large" if self.weight.numel() > LARGE_FOR_ONE_ROW else "one row"
             way = "one row, memory at hand" if has_memory_at_hand(self.owner) else way
+        elif self.is_convolution and not self.is_tall:
+            way = "large, four rows" if self.num_rows == FOUR_ROWS and self.is_in_place else "large"
         elif self.is_in_place:
             way = "in place"
         else:
@@ -182,11 +195,10 @@ class FewRowsLinear:
             self.num_calls = calls + 1
             return
         self.num_calls = None
-        has_own_ways = IS_AVX2 and self.is_float and self.is_tall
-        if has_own_ways and self.num_rows == 1:
+        if self.is_convolution and self.num_rows == 1:
             self.packed, self.max_packed_rows = as_columns(self.owner, self.bias, self.activation), 1
         elif torch.backends.mkldnn.is_available():
-            pack = as_convolution if has_own_ways else as_inner_product
+            pack = as_convolution if self.is_convolution else as_inner_product
             self.packed = pack(self.weight, self.bias, self.activation, self.num_rows)
 
 

@@ -48,6 +48,8 @@ def as_convolution(weight: torch.Tensor, bias: torch.Tensor | None, activation: 
     oneDNN's packed form of a convolution over the rows, each of them a pixel. With AVX2 its kernel takes a fifth less
     time than that of a linear layer, and a call 30 microseconds more: it is for large matrices.
     """
+    fused = fused_name(activation)
+    name, algorithm = fused or ("none", "")
     num_outputs, num_inputs = weight.shape
     once, nowhere, shape = [1, 1], [0, 0], [1, num_inputs, 1, num_rows]  # batch, channels, height, width
     try:
@@ -59,10 +61,10 @@ def as_convolution(weight: torch.Tensor, bias: torch.Tensor | None, activation: 
 
     def convolve(inputs: torch.Tensor) -> torch.Tensor:
         pixels = inputs.contiguous().view(1, 1, -1, num_inputs).permute(0, 3, 1, 2)  # channels last
-        outputs = product(pixels, packed, bias, nowhere, once, once, 1, "none", [], "")
+        outputs = product(pixels, packed, bias, nowhere, once, once, 1, name, [], algorithm)
         return outputs.permute(0, 2, 3, 1).reshape(-1, num_outputs)
 
-    return _followed(convolve, activation)
+    return _followed(convolve, None if fused else activation)
 
 
 def as_columns(weight: torch.Tensor, bias: torch.Tensor | None, activation: Any) -> Product:
