@@ -83,3 +83,11 @@ def large_seq2seq(model_type: str = "custom_transformer_decoder", *, intermediat
     model = CustomSeq2SeqForConditionalGeneration(config).eval()
     spread_weights(model)
     return model
+
+
+def train_a_step(model: Any, optimizer: torch.optim.Optimizer, batch: dict[str, torch.Tensor]) -> None:
+    """Change the weights, and leave the model in evaluation mode."""
+    model.train()
+    model(**batch).loss.backward()
+    optimizer.step()
+    model.eval()

@@ -10,7 +10,7 @@ from hf_custom_decoder.models import few_rows_linear_custom_seq2seq, packed_line
 from hf_custom_decoder.models.few_rows_linear_custom_seq2seq import FewRowsLinear
 from hf_custom_decoder.models.packed_linear_custom_seq2seq import as_columns, has_memory_at_hand
 from tests.factories import tiny_batch
-from tests.generation.both_loops import both, large_seq2seq, source_of
+from tests.generation.both_loops import both, large_seq2seq, source_of, train_a_step
 
 
 @pytest.fixture(autouse=True)
@@ -116,8 +116,5 @@ def test_searches_read_the_weights_of_now() -> None:
         assert has_memory_at_hand(model.get_output_embeddings().weight)
         assert torch.equal(found, expected)
         written.append(found)
-        model.train()
-        model(**batch).loss.backward()
-        optimizer.step()
-        model.eval()
+        train_a_step(model, optimizer, batch)
     assert not torch.equal(written[0], written[1])

@@ -12,7 +12,7 @@ from hf_custom_decoder.models import few_rows_linear_custom_seq2seq
 from hf_custom_decoder.models.decoding_step_transformer_decoder import FoldedCrossAttentionStep
 from hf_custom_decoder.models.few_rows_linear_custom_seq2seq import CALLS_BEFORE_PACKING, FewRowsLinear
 from tests.factories import VOCAB_SIZE, tiny_batch, tiny_seq2seq
-from tests.generation.both_loops import EVERYTHING, assert_same, both, large_seq2seq, source_of
+from tests.generation.both_loops import EVERYTHING, assert_same, both, large_seq2seq, source_of, train_a_step
 
 
 @contextmanager
@@ -49,10 +49,7 @@ def test_weights_are_read_anew_by_every_call() -> None:
         assert all(any(one is other for other in of_other_tests) for one in now)
         assert torch.equal(found, expected)
         written.append(found)
-        model.train()
-        model(**batch).loss.backward()
-        optimizer.step()
-        model.eval()
+        train_a_step(model, optimizer, batch)
     assert not torch.equal(*written)
 
 
