@@ -8,7 +8,7 @@ from torch import nn
 
 from hf_custom_decoder.models import few_rows_linear_custom_seq2seq, packed_linear_custom_seq2seq
 from hf_custom_decoder.models.few_rows_linear_custom_seq2seq import FewRowsLinear
-from hf_custom_decoder.models.packed_linear_custom_seq2seq import as_columns, has_memory_at_hand
+from hf_custom_decoder.models.packed_linear_custom_seq2seq import Product, as_columns, has_memory_at_hand
 from tests.factories import tiny_batch
 from tests.generation.both_loops import both, large_seq2seq, source_of, train_a_step
 
@@ -20,10 +20,10 @@ def small_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(few_rows_linear_custom_seq2seq, "IS_AVX2", True)
 
 
-def assert_multiplies(product: object, weight: torch.Tensor, bias: torch.Tensor | None = None) -> None:
+def assert_multiplies(product: Product, weight: torch.Tensor, bias: torch.Tensor | None = None) -> None:
     inputs = torch.randn(1, weight.shape[1])
     expected = nn.functional.linear(inputs.double(), weight.double(), None if bias is None else bias.double())
-    torch.testing.assert_close(product(inputs).double(), expected, rtol=1e-4, atol=1e-4)  # type: ignore[operator]
+    torch.testing.assert_close(product(inputs).double(), expected, rtol=1e-4, atol=1e-4)
 
 
 def memory_of(weight: torch.Tensor) -> int:

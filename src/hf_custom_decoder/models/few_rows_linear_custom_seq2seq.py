@@ -44,10 +44,10 @@ FOUR_ROWS = 4
 """Nor, for long, for four on a CPU with AVX2 alone; three and five rows are faster packed there too."""
 
 LARGE_FOR_CONVOLUTION = 2**19
-"""There oneDNN reads so many weights and more faster as a convolution."""
+"""With AVX2 alone oneDNN reads so many weights and more faster as a convolution."""
 
 LONG_FOR_ONE_ROW = 768
-"""And `nn.functional.linear` reads so many inputs and more of one row faster than in blocks, fewer no faster."""
+"""With AVX2 alone `nn.functional.linear` is faster for one row of so many inputs and more than products of blocks."""
 
 BLOCK = 64
 """Outputs that one product of a batch computes."""
@@ -109,7 +109,9 @@ class FewRowsLinear:
         num_outputs, self.num_inputs = weight.shape
         self.is_tall = num_outputs >= TALL * self.num_inputs
         self.is_float = weight.dtype == torch.float32 and weight.device.type == "cpu"
-        self.is_convolution = IS_AVX2 and self.is_float and (self.is_tall or weight.numel() >= LARGE_FOR_CONVOLUTION)
+        self.packs_as_convolution = (
+            IS_AVX2 and self.is_float and (self.is_tall or weight.numel() >= LARGE_FOR_CONVOLUTION)
+        )
         is_packable = weight.device.type == "cpu" and weight.numel() >= MIN_WEIGHTS.get(weight.dtype, float("inf"))
         self.num_calls: int | None = 0 if is_packable else None
         """Calls that count towards packing; None where nothing is packed any more."""
@@ -153,8 +155,8 @@ class FewRowsLinear:
         if self.is_tall:
             self.is_best_unpacked = False
         elif self.num_rows == FOUR_ROWS and self.blocks is not None:
-            self.is_in_place, self.is_best_unpacked = True, not self.is_convolution
-        elif not self.is_convolution and self.num_inputs > self.weight.shape[0]:
+            self.is_in_place, self.is_best_unpacked = True, not self.packs_as_convolution
+        elif not self.packs_as_convolution and self.num_inputs > self.weight.shape[0]:
             self.is_best_unpacked = True
         if self.num_rows == 1 and self.num_inputs >= LONG_FOR_ONE_ROW:
             self.is_in_place = False
@@ -164,7 +166,7 @@ class FewRowsLinear:
         if self.is_float and self.num_rows == 1:
             way = "one row, large" if self.weight.numel() > LARGE_FOR_ONE_ROW else "one row"
             way = "one row, memory at hand" if has_memory_at_hand(self.owner) else way
-        elif self.is_convolution and not self.is_tall:
+        elif self.packs_as_convolution and not self.is_tall:
             way = "large, four rows" if self.num_rows == FOUR_ROWS and self.is_in_place else "large"
         elif self.is_in_place:
             way = "in place"
@@ -195,10 +197,10 @@ class FewRowsLinear:
             self.num_calls = calls + 1
             return
         self.num_calls = None
-        if self.is_convolution and self.num_rows == 1:
+        if self.is_float and self.num_rows == 1:
             self.packed, self.max_packed_rows = as_columns(self.owner, self.bias, self.activation), 1
         elif torch.backends.mkldnn.is_available():
-            pack = as_convolution if self.is_convolution else as_inner_product
+            pack = as_convolution if self.packs_as_convolution else as_inner_product
             self.packed = pack(self.weight, self.bias, self.activation, self.num_rows)
 
 
